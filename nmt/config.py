@@ -1,0 +1,585 @@
+"""The recipe: everything that decides a run, typed, frozen and checked before any work starts.
+
+A recipe is TOML in five parts: ``data``, ``tokenizer``, ``model``, ``training`` and ``decoding``. Whatever it leaves
+out has the default written here, so the fields below are the reference of what a recipe may say. Paths are relative to
+the folder the command is run in.
+
+:func:`load_recipe` reads one, applies ``--set`` overrides and reports all faults in one message, each with its file
+and key, and the nearest known name for an unknown one. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nmt.errors import ConfigError
+
+__all__ = [
+    "AnyCorpus",
+    "AnyDecoder",
+    "AnyEncoder",
+    "AnySchedule",
+    "ConstantSchedule",
+    "CosineSchedule",
+    "DataConfig",
+    "DatasetsCorpus",
+    "DecodingConfig",
+    "GruDecoder",
+    "GruEncoder",
+    "InverseSqrtSchedule",
+    "JsonlCorpus",
+    "LinearSchedule",
+    "LstmDecoder",
+    "LstmEncoder",
+    "ModelConfig",
+    "PlateauSchedule",
+    "Recipe",
+    "TextCorpus",
+    "TokenizerConfig",
+    "TrainingConfig",
+    "TransformerDecoder",
+    "TransformerEncoder",
+    "TsvCorpus",
+    "load_recipe",
+    "parse_recipe",
+]
+
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Frozen(BaseModel):
+    """A part of the recipe: unknown keys are refused, values cannot be changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+class TextCorpus(Frozen):
+    """Two parallel text files, one sentence a line; ``.gz .xz .bz2 .zst`` are known by their magic bytes."""
+
+    format: Literal["text"] = "text"
+    source: Path
+    target: Path
+    weight: float = Field(default=1.0, gt=0.0)
+
+
+class TsvCorpus(Frozen):
+    """One file of tab-separated columns. Columns are counted from 1, or named by the file's first line."""
+
+    format: Literal["tsv"]
+    path: Path
+    source: int | str = 1
+    target: int | str = 2
+    weight: float = Field(default=1.0, gt=0.0)
+
+
+class JsonlCorpus(Frozen):
+    """One JSON object a line; ``source`` and ``target`` name its fields, dots going down (``translation.en``)."""
+
+    format: Literal["jsonl"]
+    path: Path
+    source: str = "source"
+    target: str = "target"
+    weight: float = Field(default=1.0, gt=0.0)
+
+
+class DatasetsCorpus(Frozen):
+    """Anything that ``datasets.load_dataset`` loads: a hub id, or a folder of parquet, arrow, csv or json files."""
+
+    format: Literal["datasets"]
+    dataset: str
+    name: str | None = None
+    split: str = "train"
+    source: str
+    target: str
+    streaming: bool = False
+    weight: float = Field(default=1.0, gt=0.0)
+
+
+AnyCorpus = Annotated[TextCorpus | TsvCorpus | JsonlCorpus | DatasetsCorpus, Field(discriminator="format")]
+
+
+def _default_format(value: Any) -> Any:
+    """A corpus without a format is two text files."""
+    if isinstance(value, Mapping) and "format" not in value:
+        return {"format": "text", **value}
+    return value
+
+
+def _one_or_more(value: Any) -> Any:
+    """Allow ``[data.train]`` where there is one corpus and ``[[data.train]]`` where there are several."""
+    return [value] if isinstance(value, Mapping) else value
+
+
+Corpus = Annotated[AnyCorpus, BeforeValidator(_default_format)]
+Corpora = Annotated[tuple[Corpus, ...], BeforeValidator(_one_or_more)]
+
+
+class DataConfig(Frozen):
+    """Which corpora, and which of their pairs are kept.
+
+    ``source`` and ``target`` are language codes: names for reports, and the endings of the files ``--data`` looks for.
+    A filter set to 0 is off. ``max_length`` counts subword tokens of the longer side, ``max_ratio`` is the longer
+    length over the shorter. Pairs with a blank side are always dropped as pairs. The weight of a corpus is the number
+    of times its pairs are seen per epoch, fractions drawn anew each epoch.
+    """
+
+    source: str = "source"
+    target: str = "target"
+    train: Corpora = ()
+    valid: Corpus | None = None
+    test: Corpus | None = None
+    max_length: int = Field(default=250, ge=0)
+    max_ratio: float = Field(default=0.0, ge=0.0)
+    drop_duplicates: bool = False
+
+
+# ----------------------------------------------------------------------------------------------------------- tokenizer
+
+
+class TokenizerConfig(Frozen):
+    """SentencePiece: one joint model or one a side (Kudo and Richardson 2018).
+
+    With ``source_model`` and ``target_model`` the named models are used as they are; without, they are trained on the
+    training corpora. ``sampling`` is subword regularisation in training: for ``bpe`` the probability of dropping a
+    merge (BPE-dropout, Provilkov et al. 2020), for ``unigram`` the smoothing alpha of sampled segmentations (Kudo
+    2018, smaller is wilder); 0 is off. ``vocabulary`` is the number of pieces a model.
+    """
+
+    type: Literal["bpe", "unigram"] = "bpe"
+    vocabulary: int = Field(default=8000, ge=32)
+    joint: bool = True
+    byte_fallback: bool = True
+    character_coverage: float = Field(default=1.0, gt=0.0, le=1.0)
+    normalization: Literal["identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf"] = "nmt_nfkc"
+    sampling: Probability = 0.0
+    source_model: Path | None = None
+    target_model: Path | None = None
+
+    @model_validator(mode="after")
+    def _both_models(self) -> TokenizerConfig:
+        if (self.source_model is None) != (self.target_model is None):
+            raise ValueError("source_model and target_model go together; name the same file twice for a joint model")
+        if self.source_model is not None and self.joint != (self.source_model == self.target_model):
+            raise ValueError("joint = true takes the same file as source_model and target_model, joint = false two")
+        return self
+
+
+# --------------------------------------------------------------------------------------------------------------- model
+
+
+class GruEncoder(Frozen):
+    """A stack of GRU layers, bidirectional as in Bahdanau et al. 2015; ``width`` counts both directions together."""
+
+    type: Literal["gru"]
+    layers: int = Field(default=1, ge=1)
+    width: int = Field(default=512, ge=1)
+    bidirectional: bool = True
+    dropout: Probability = 0.2
+
+    @model_validator(mode="after")
+    def _halves(self) -> GruEncoder:
+        if self.bidirectional and self.width % 2:
+            raise ValueError(f"width {self.width} cannot be halved between the two directions: make it even")
+        return self
+
+
+class LstmEncoder(Frozen):
+    """A stack of LSTM layers (Luong et al. 2015 read left to right only); ``width`` counts both directions together."""
+
+    type: Literal["lstm"]
+    layers: int = Field(default=1, ge=1)
+    width: int = Field(default=512, ge=1)
+    bidirectional: bool = True
+    dropout: Probability = 0.2
+
+    @model_validator(mode="after")
+    def _halves(self) -> LstmEncoder:
+        if self.bidirectional and self.width % 2:
+            raise ValueError(f"width {self.width} cannot be halved between the two directions: make it even")
+        return self
+
+
+class _Transformer(Frozen):
+    type: Literal["transformer"]
+    layers: int = Field(default=6, ge=1)
+    width: int = Field(default=512, ge=2)
+    feed_forward: int = Field(default=2048, ge=1)
+    heads: int = Field(default=8, ge=1)
+    norm: Literal["pre", "post"] = "pre"
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    max_positions: int = Field(default=1024, ge=1)
+    dropout: Probability = 0.1
+    attention_dropout: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _heads(self) -> _Transformer:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ValueError(f"width {self.width} must be even for sinusoidal positions")
+        return self
+
+
+class TransformerEncoder(_Transformer):
+    """Vaswani et al. 2017, section 3.1. ``max_positions`` bounds learned positions only.
+
+    ``window`` > 0 lets every position attend to that many neighbours on either side only (truncated self-attention);
+    0 attends to the whole sentence.
+    """
+
+    window: int = Field(default=0, ge=0)
+
+
+Score = Literal["additive", "dot", "scaled-dot", "general"]
+
+
+class GruDecoder(Frozen):
+    """The decoder of Bahdanau et al. 2015: attends with s_{i-1}, the context enters the recurrence.
+
+    ``attention`` is the score between a query and the annotations; its hidden layer has ``attention_width`` units
+    (additive only). ``readout`` is the width of the maxout layer before the output layer; 0 makes it the embedding's.
+    """
+
+    type: Literal["gru"]
+    layers: int = Field(default=1, ge=1)
+    width: int = Field(default=512, ge=1)
+    attention: Score = "additive"
+    attention_width: int = Field(default=0, ge=0)
+    readout: int = Field(default=0, ge=0)
+    dropout: Probability = 0.2
+
+
+class LstmDecoder(Frozen):
+    """The decoder of Luong et al. 2015: attends with h_t, after the recurrence.
+
+    With ``input_feeding`` the attentional vector of one step is part of the next step's input (section 3.3).
+    """
+
+    type: Literal["lstm"]
+    layers: int = Field(default=1, ge=1)
+    width: int = Field(default=512, ge=1)
+    attention: Score = "dot"
+    attention_width: int = Field(default=0, ge=0)
+    input_feeding: bool = True
+    dropout: Probability = 0.2
+
+
+class TransformerDecoder(_Transformer):
+    """Vaswani et al. 2017, section 3.1.
+
+    ``alignment_layer`` (from 1) is the layer whose cross-attention, averaged over heads, is shown and aligned with;
+    0 is the last but one, which aligns best (Garg et al. 2019, section 4.1).
+    """
+
+    alignment_layer: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _layer(self) -> TransformerDecoder:
+        if self.alignment_layer > self.layers:
+            raise ValueError(f"alignment_layer {self.alignment_layer} is past the last of {self.layers} layers")
+        return self
+
+
+def _by_name(value: Any) -> Any:
+    """``encoder = "gru"`` is short for ``encoder = { type = "gru" }``."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+AnyEncoder = GruEncoder | LstmEncoder | TransformerEncoder
+AnyDecoder = GruDecoder | LstmDecoder | TransformerDecoder
+
+
+class ModelConfig(Frozen):
+    """An encoder, a decoder and the embeddings they share.
+
+    ``tied_embeddings``: 0 ties none, 2 the target embedding and the output layer (Press and Wolf 2017), 3 the source
+    embedding as well (a joint tokenizer is needed). ``embedding`` is E.
+    """
+
+    encoder: Annotated[
+        Annotated[AnyEncoder, Field(discriminator="type")], BeforeValidator(_by_name)
+    ] = TransformerEncoder(type="transformer")
+    decoder: Annotated[
+        Annotated[AnyDecoder, Field(discriminator="type")], BeforeValidator(_by_name)
+    ] = TransformerDecoder(type="transformer")
+    embedding: int = Field(default=512, ge=1)
+    embedding_dropout: Probability = 0.1
+    tied_embeddings: Literal[0, 2, 3] = 3
+
+    @model_validator(mode="after")
+    def _widths(self) -> ModelConfig:
+        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if isinstance(part, _Transformer) and part.width != self.embedding:
+                raise ValueError(
+                    f"the transformer {name}'s width {part.width} must equal model.embedding {self.embedding}"
+                )
+        if not isinstance(self.decoder, TransformerDecoder):
+            decoder = self.decoder
+            if decoder.attention in ("dot", "scaled-dot") and decoder.width != self.encoder.width:
+                raise ValueError(
+                    f"attention {decoder.attention!r} needs decoder.width {decoder.width} equal to encoder.width "
+                    f"{self.encoder.width}; make them equal or use 'general' or 'additive'"
+                )
+            if decoder.attention != "additive" and decoder.attention_width:
+                raise ValueError("attention_width belongs to attention = 'additive' only")
+        if self.tied_embeddings and self.feature_width != self.embedding:
+            raise ValueError(
+                f"tied_embeddings = {self.tied_embeddings} needs features as wide as model.embedding "
+                f"{self.embedding}, the decoder gives {self.feature_width}; set tied_embeddings = 0 or change the width"
+            )
+        return self
+
+    @property
+    def feature_width(self) -> int:
+        """H of the features that the output layer reads."""
+        if isinstance(self.decoder, GruDecoder):
+            return self.decoder.readout or self.embedding
+        return self.decoder.width
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+class ConstantSchedule(Frozen):
+    """The learning rate as given, after a linear warm-up."""
+
+    type: Literal["constant"]
+    warmup_steps: int = Field(default=0, ge=0)
+
+
+class InverseSqrtSchedule(Frozen):
+    """Linear warm-up to the learning rate, then its fall with the inverse square root of the step (Vaswani 2017, 5.3)."""
+
+    type: Literal["inverse-sqrt"]
+    warmup_steps: int = Field(default=4000, ge=1)
+
+
+class CosineSchedule(Frozen):
+    """Linear warm-up, then half a cosine down to ``final`` times the learning rate at ``max_steps``."""
+
+    type: Literal["cosine"]
+    warmup_steps: int = Field(default=1000, ge=0)
+    final: float = Field(default=0.0, ge=0.0, le=1.0)
+
+
+class LinearSchedule(Frozen):
+    """Linear warm-up, then a straight line down to ``final`` times the learning rate at ``max_steps``."""
+
+    type: Literal["linear"]
+    warmup_steps: int = Field(default=1000, ge=0)
+    final: float = Field(default=0.0, ge=0.0, le=1.0)
+
+
+class PlateauSchedule(Frozen):
+    """After a warm-up, the rate is multiplied by ``factor`` when ``patience`` validations in a row did not improve."""
+
+    type: Literal["plateau"]
+    warmup_steps: int = Field(default=0, ge=0)
+    factor: float = Field(default=0.5, gt=0.0, lt=1.0)
+    patience: int = Field(default=2, ge=1)
+
+
+AnySchedule = ConstantSchedule | InverseSqrtSchedule | CosineSchedule | LinearSchedule | PlateauSchedule
+
+
+class TrainingConfig(Frozen):
+    """How the model is trained. Counts of steps are optimiser steps, whatever the accumulation.
+
+    ``batch_tokens`` bounds rows times the longest side of a batch, padding counted; ``accumulate`` batches make one
+    step. ``metric`` decides which checkpoint is best and when ``patience`` validations without improvement stop the
+    run (0: never). ``average`` is how many of the best checkpoints are averaged into the model that translates
+    (0 and 1: none, the best is used). ``precision`` ``auto`` takes bfloat16 products where the processor has them.
+    """
+
+    seed: int = Field(default=1, ge=0)
+    max_steps: int = Field(default=20000, ge=1)
+    batch_tokens: int = Field(default=4096, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(default=5e-4, gt=0.0)
+    betas: tuple[Probability, Probability] = (0.9, 0.98)
+    epsilon: float = Field(default=1e-9, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    schedule: Annotated[Annotated[AnySchedule, Field(discriminator="type")], BeforeValidator(_by_name)] = (
+        InverseSqrtSchedule(type="inverse-sqrt")
+    )
+    label_smoothing: Probability = 0.1
+    clip_norm: float = Field(default=1.0, ge=0.0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validate_every: int = Field(default=1000, ge=1)
+    save_every: int = Field(default=1000, ge=1)
+    log_every: int = Field(default=50, ge=1)
+    metric: Literal["bleu", "chrf", "loss"] = "bleu"
+    patience: int = Field(default=0, ge=0)
+    average: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _decay(self) -> TrainingConfig:
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError("weight_decay belongs to optimizer = 'adamw'")
+        return self
+
+
+# ------------------------------------------------------------------------------------------------------------ decoding
+
+
+class DecodingConfig(Frozen):
+    """How the model translates; each field is the default of the flag of the same name.
+
+    The score of a hypothesis of n tokens (EOS counted) is its log-probability over n**alpha (``average``) or over
+    ((5 + n) / 6)**alpha (``gnmt``, Wu et al. 2016, equation 14). A translation ends at ``max_ratio`` times the source's
+    tokens plus ``max_extra`` at the latest.
+    """
+
+    beam: int = Field(default=5, ge=1)
+    length_penalty: Literal["none", "average", "gnmt"] = "average"
+    alpha: float = Field(default=1.0, ge=0.0)
+    max_ratio: float = Field(default=2.0, gt=0.0)
+    max_extra: int = Field(default=20, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+
+
+class Recipe(Frozen):
+    """One run from text to translator."""
+
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    decoding: DecodingConfig = DecodingConfig()
+
+    @model_validator(mode="after")
+    def _joint(self) -> Recipe:
+        if self.model.tied_embeddings == 3 and not self.tokenizer.joint:
+            raise ValueError("model.tied_embeddings = 3 needs tokenizer.joint = true; use 2 or 0 with two tokenizers")
+        return self
+
+    def to_toml(self) -> str:
+        """The whole recipe, defaults included, as TOML that :func:`parse_recipe` reads back to an equal one."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in ``path`` with ``key=value`` overrides applied.
+
+    Raises ConfigError for a file that cannot be read, is not TOML, or says something that a recipe cannot say.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{path}: the recipe cannot be read: {reason}") from error
+    return parse_recipe(text, name=str(path), overrides=overrides)
+
+
+def parse_recipe(text: str, *, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe written in ``text``; ``name`` stands for it in messages. Raises ConfigError as load_recipe does."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not TOML: {error}") from error
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        faults = [_fault(fault) for fault in error.errors()]
+        raise ConfigError(f"{name}: " + "; ".join(faults)) from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Put one ``a.b.c=value`` into ``raw``; the value is TOML where it parses as TOML, a plain string where not."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: write it as part.key=value, such as training.max_steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = raw
+    for part in parts[:-1]:
+        inner = table.get(part, {})
+        if isinstance(inner, str):
+            inner = {"type": inner}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {part!r} is not a table that keys can be set in")
+        table[part] = inner
+        table = inner
+    table[parts[-1]] = value
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    """One pydantic fault as ``key: what is wrong``."""
+    location = [str(part) for part in fault["loc"]]
+    if fault["type"] == "extra_forbidden":
+        return f"{_key(location)}: unknown key{_suggest(location)}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    shown = fault.get("input")
+    if fault["type"] not in ("value_error", "missing") and isinstance(shown, (str, int, float, bool)):
+        message = f"{message[0].lower()}{message[1:]}, not {shown!r}"
+    return f"{_key(location)}: {message}" if location else message
+
+
+_TAGS = {"gru", "lstm", "transformer", "text", "tsv", "jsonl", "datasets"} | {
+    "constant",
+    "inverse-sqrt",
+    "cosine",
+    "linear",
+    "plateau",
+}
+
+
+def _key(location: Sequence[str]) -> str:
+    """The key as the recipe writes it: pydantic names the union's branch as well, the recipe does not."""
+    return ".".join(part for i, part in enumerate(location) if not (part in _TAGS and i >= 2))
+
+
+def _suggest(location: Sequence[str]) -> str:
+    """The nearest known key to an unknown one, within its own table or, failing that, anywhere in the recipe."""
+    known = dict(_fields(Recipe))
+    name = location[-1]
+    siblings = [key for key in known if key.rpartition(".")[0] == ".".join(location[:-1])]
+    names = [key.rpartition(".")[2] for key in siblings]
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return f", did you mean {close[0]!r}?"
+    for key in known:
+        if key.rpartition(".")[2] == name:
+            return f", did you mean {_key(key.split('.'))!r}?"
+    return f"; known here: {', '.join(sorted(names))}" if names else ""
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key a recipe may have, with the union's branches as parts of the key, as pydantic's locations have them."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        yield key, field
+        for part in _models(field.annotation):
+            tag = part.model_fields.get("type") or part.model_fields.get("format")
+            branch = f"{typing.get_args(tag.annotation)[0]}." if tag is not None and part is not TokenizerConfig else ""
+            yield from _fields(part, f"{key}.{branch}")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models inside an annotation, through Annotated and unions."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        if issubclass(annotation, BaseModel):
+            yield annotation
+        return
+    for argument in typing.get_args(annotation):
+        yield from _models(argument)

@@ -1,0 +1,74 @@
+"""Everything that nmt raises on purpose, and the exit code each one ends a command with.
+
+::
+
+    NmtError                     1  something failed at run time
+    ├── ConfigError              2  the recipe, an option or a flag is wrong
+    ├── DataError                3  the data breaks its contract (line counts, encoding, a truncated file)
+    ├── CheckpointError          1  a run folder is missing, incomplete, damaged or from a newer format
+    └── TrainingError            1  training cannot go on
+        ├── DivergedError        4  the loss or the gradient stopped being a number
+        ├── BudgetError          5  stopped before its goal, the budget being spent
+        └── Interrupted    130/143  stopped by SIGINT or SIGTERM, everything saved
+
+A message is one line that says what is wrong, where (``file:line`` or the recipe's key) and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BudgetError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
+    "Interrupted",
+    "NmtError",
+    "TrainingError",
+]
+
+
+class NmtError(Exception):
+    """A known failure: the command line prints its message on one line and ends with ``exit_code``."""
+
+    exit_code: int = 1
+
+
+class ConfigError(NmtError):
+    """A recipe, an option or a flag that cannot be used as it stands."""
+
+    exit_code = 2
+
+
+class DataError(NmtError):
+    """Data that breaks its contract: unequal line counts, bytes that are not UTF-8, a column that is not there."""
+
+    exit_code = 3
+
+
+class CheckpointError(NmtError):
+    """A run folder or checkpoint that cannot be read or written."""
+
+
+class TrainingError(NmtError):
+    """Training that cannot go on."""
+
+
+class DivergedError(TrainingError):
+    """The loss or its gradient is no longer a finite number."""
+
+    exit_code = 4
+
+
+class BudgetError(TrainingError):
+    """Training that stopped before its goal because the budget was spent."""
+
+    exit_code = 5
+
+
+class Interrupted(TrainingError):
+    """Work stopped by a signal after everything was saved; the exit code is 128 plus the signal's number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
