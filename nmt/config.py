@@ -11,8 +11,8 @@ and key, and the nearest known name for an unknown one. This module imports no t
 from __future__ import annotations
 
 import difflib
+import inspect
 import tomllib
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -308,12 +308,12 @@ class ModelConfig(Frozen):
     embedding as well (a joint tokenizer is needed). ``embedding`` is E.
     """
 
-    encoder: Annotated[
-        Annotated[AnyEncoder, Field(discriminator="type")], BeforeValidator(_by_name)
-    ] = TransformerEncoder(type="transformer")
-    decoder: Annotated[
-        Annotated[AnyDecoder, Field(discriminator="type")], BeforeValidator(_by_name)
-    ] = TransformerDecoder(type="transformer")
+    encoder: Annotated[Annotated[AnyEncoder, Field(discriminator="type")], BeforeValidator(_by_name)] = (
+        TransformerEncoder(type="transformer")
+    )
+    decoder: Annotated[Annotated[AnyDecoder, Field(discriminator="type")], BeforeValidator(_by_name)] = (
+        TransformerDecoder(type="transformer")
+    )
     embedding: int = Field(default=512, ge=1)
     embedding_dropout: Probability = 0.1
     tied_embeddings: Literal[0, 2, 3] = 3
@@ -360,7 +360,7 @@ class ConstantSchedule(Frozen):
 
 
 class InverseSqrtSchedule(Frozen):
-    """Linear warm-up to the learning rate, then its fall with the inverse square root of the step (Vaswani 2017, 5.3)."""
+    """Linear warm-up, then a fall with the inverse square root of the step (Vaswani et al. 2017, section 5.3)."""
 
     type: Literal["inverse-sqrt"]
     warmup_steps: int = Field(default=4000, ge=1)
@@ -577,9 +577,7 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     """The models inside an annotation, through Annotated and unions."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        if issubclass(annotation, BaseModel):
-            yield annotation
-        return
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
     for argument in typing.get_args(annotation):
         yield from _models(argument)

@@ -1,0 +1,69 @@
+"""The three families, and :func:`build`, which puts any encoder under any decoder."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias, assert_never
+
+from torch import nn
+
+from nmt.config import GruDecoder, GruEncoder, LstmDecoder, LstmEncoder, ModelConfig
+from nmt.config import TransformerDecoder as TransformerDecoderConfig
+from nmt.config import TransformerEncoder as TransformerEncoderConfig
+from nmt.layers.attention import build_score
+from nmt.layers.embedding import TokenEmbedding, new_embedding
+from nmt.models.bahdanau import BahdanauDecoder, BahdanauEncoder
+from nmt.models.interface import Decoded, Decoder, Encoder, Encoding, Memory, State, Step
+from nmt.models.luong import LuongDecoder, LuongEncoder
+from nmt.models.seq2seq import Seq2Seq
+from nmt.models.transformer import TransformerDecoder, TransformerEncoder
+
+__all__ = ["Decoded", "Decoder", "Encoder", "Encoding", "Memory", "Seq2Seq", "State", "Step", "build"]
+
+AnyEncoderModule: TypeAlias = BahdanauEncoder | LuongEncoder | TransformerEncoder
+AnyDecoderModule: TypeAlias = BahdanauDecoder | LuongDecoder | TransformerDecoder
+
+
+def build(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -> Seq2Seq:
+    """The model a recipe describes, its parameters drawn from torch's generator.
+
+    With ``tied_embeddings`` 3 the two vocabularies are one: ``source_vocabulary`` equals ``target_vocabulary``.
+    """
+    target_table = new_embedding(target_vocabulary, config.embedding)
+    source_table = target_table if config.tied_embeddings == 3 else new_embedding(source_vocabulary, config.embedding)
+    encoder = _encoder(config, source_table)
+    decoder = _decoder(config, target_table, encoder.width)
+    output = nn.Linear(decoder.width, target_vocabulary, bias=False)
+    if config.tied_embeddings:
+        output.weight = target_table.weight
+    else:
+        nn.init.normal_(output.weight, std=1.0 / math.sqrt(decoder.width))
+    return Seq2Seq(encoder, decoder, output)
+
+
+def _encoder(config: ModelConfig, table: nn.Embedding) -> AnyEncoderModule:
+    plain = TokenEmbedding(table, dropout=config.embedding_dropout)
+    match config.encoder:
+        case GruEncoder():
+            return BahdanauEncoder(config.encoder, plain)
+        case LstmEncoder():
+            return LuongEncoder(config.encoder, plain)
+        case TransformerEncoderConfig():
+            return TransformerEncoder(config.encoder, _scaled(config, table))
+    assert_never(config.encoder)
+
+
+def _decoder(config: ModelConfig, table: nn.Embedding, state_width: int) -> AnyDecoderModule:
+    plain = TokenEmbedding(table, dropout=config.embedding_dropout)
+    match config.decoder:
+        case GruDecoder():
+            return BahdanauDecoder(config.decoder, plain, build_score(config.decoder, state_width), state_width)
+        case LstmDecoder():
+            return LuongDecoder(config.decoder, plain, build_score(config.decoder, state_width), state_width)
+        case TransformerDecoderConfig():
+            return TransformerDecoder(config.decoder, _scaled(config, table), state_width)
+    assert_never(config.decoder)
+
+
+def _scaled(config: ModelConfig, table: nn.Embedding) -> TokenEmbedding:
+    return TokenEmbedding(table, scale=math.sqrt(config.embedding), dropout=config.embedding_dropout)

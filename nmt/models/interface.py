@@ -103,8 +103,6 @@ class Decoder(Protocol):
         """One step: ``tokens`` are the previous target tokens (BOS at first)."""
         ...
 
-    def __call__(
-        self, target: Int[Tensor, "B T"], memory: Any, *, attention: bool = False
-    ) -> Decoded:
+    def __call__(self, target: Int[Tensor, "B T"], memory: Any, *, attention: bool = False) -> Decoded:
         """All steps at once: equals T calls of :meth:`step`. Target positions behind a sentence's end are undefined."""
         ...

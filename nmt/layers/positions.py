@@ -1,0 +1,72 @@
+"""Where in the sentence a token stands, as a vector added to its embedding."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nmt.errors import DataError
+
+__all__ = ["LearnedPositions", "SinusoidalPositions", "build_positions"]
+
+
+class SinusoidalPositions(nn.Module):
+    """Sines and cosines of geometrically growing wavelengths (Vaswani et al. 2017, section 3.5).
+
+    As in the authors' own code and in the engines that read such models, the sines fill the first half and the cosines
+    the second, wavelengths run from 2 pi to 10000 * 2 pi inclusive, and the first position is number 1. There is
+    nothing to learn and no longest sentence.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.table: Tensor
+        self.register_buffer("table", self._rows(256), persistent=False)
+
+    def _rows(self, length: int) -> Float[Tensor, "L E"]:
+        half = self.width // 2
+        wavelengths = torch.exp(torch.arange(half) * -(math.log(10000.0) / max(half - 1, 1)))
+        angles = torch.arange(1, length + 1).unsqueeze(1) * wavelengths
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    def forward(self, start: int, length: int) -> Float[Tensor, "L E"]:
+        """The vectors of positions ``start`` .. ``start + length - 1``, counted from 0."""
+        if start + length > len(self.table):
+            self.table = self._rows(max(start + length, 2 * len(self.table))).to(self.table)
+        return self.table[start : start + length]
+
+
+class LearnedPositions(nn.Module):
+    """One learned vector a position, up to a longest sentence (Gehring et al. 2017)."""
+
+    def __init__(self, width: int, max_positions: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(max_positions, width))
+        nn.init.normal_(self.weight, std=width**-0.5)
+
+    def forward(self, start: int, length: int) -> Float[Tensor, "L E"]:
+        """The vectors of positions ``start`` .. ``start + length - 1``, counted from 0.
+
+        Raises DataError for a position past the last one learned.
+        """
+        if start + length > len(self.weight):
+            raise DataError(
+                f"a sentence of {start + length} tokens is longer than the model's max_positions {len(self.weight)}"
+            )
+        return self.weight[start : start + length]
+
+
+def build_positions(
+    kind: Literal["sinusoidal", "learned"], width: int, max_positions: int
+) -> SinusoidalPositions | LearnedPositions:
+    """The positions a transformer's recipe names."""
+    match kind:
+        case "sinusoidal":
+            return SinusoidalPositions(width)
+        case "learned":
+            return LearnedPositions(width, max_positions)

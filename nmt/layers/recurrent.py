@@ -1,0 +1,97 @@
+"""The gated cells of the recurrent decoders, with the input's product taken out of the loop.
+
+Both compute exactly what torch's ``nn.GRUCell`` and ``nn.LSTMCell`` compute with the same parameters. What differs is
+the seam: ``project`` maps all inputs of a sentence at once, ``forward`` needs only what the previous state decides.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["GruCell", "LstmCell", "initialize_recurrent", "initialize_torch_rnn"]
+
+
+class GruCell(nn.Module):
+    """Gated recurrent unit (Cho et al. 2014; with torch's reset gate, applied after the product).
+
+    r = sigmoid(W_r x + U_r h), z = sigmoid(W_z x + U_z h), n = tanh(W_n x + r * U_n h), h' = (1 - z) * n + z * h,
+    each product with its bias.
+    """
+
+    def __init__(self, input_width: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.input = nn.Linear(input_width, 3 * width)
+        self.hidden = nn.Linear(width, 3 * width)
+        initialize_recurrent(self.input, self.hidden, gates=3)
+
+    def project(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch G"]:
+        """W x + b of all three gates."""
+        projected: Tensor = self.input(x)
+        return projected
+
+    def forward(self, projected: Float[Tensor, "B G"], hidden: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
+        recurrent: Tensor = self.hidden(hidden)
+        both = 2 * self.width
+        reset, update = torch.sigmoid(projected[..., :both] + recurrent[..., :both]).chunk(2, dim=-1)
+        candidate = torch.tanh(torch.addcmul(projected[..., both:], reset, recurrent[..., both:]))
+        return torch.lerp(candidate, hidden, update)
+
+
+class LstmCell(nn.Module):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997, with forget gates).
+
+    i, f, o = sigmoid(W x + U h), g = tanh(W_g x + U_g h), c' = f * c + i * g, h' = o * tanh(c'), each product with its
+    bias.
+    """
+
+    def __init__(self, input_width: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.input = nn.Linear(input_width, 4 * width)
+        self.hidden = nn.Linear(width, 4 * width)
+        initialize_recurrent(self.input, self.hidden, gates=4)
+        with torch.no_grad():  # open forget gates let gradients through from the first step (Jozefowicz et al. 2015)
+            self.hidden.bias[width : 2 * width].fill_(1.0)
+
+    def project(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch G"]:
+        """W x + b of all four gates."""
+        projected: Tensor = self.input(x)
+        return projected
+
+    def forward(
+        self, projected: Float[Tensor, "B G"], hidden: Float[Tensor, "B H"], cell: Float[Tensor, "B H"]
+    ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
+        gates = projected + self.hidden(hidden)
+        i, f, g, o = gates.chunk(4, dim=-1)
+        cell = torch.addcmul(torch.sigmoid(f) * cell, torch.sigmoid(i), torch.tanh(g))
+        return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+def initialize_recurrent(input_product: nn.Linear, hidden_product: nn.Linear, *, gates: int) -> None:
+    """Xavier for what comes in, orthogonal for what goes round (Bahdanau et al. 2015, B.1), gate by gate; no biases."""
+    with torch.no_grad():
+        for gate in input_product.weight.chunk(gates):
+            nn.init.xavier_uniform_(gate)
+        for gate in hidden_product.weight.chunk(gates):
+            nn.init.orthogonal_(gate)
+        for product in (input_product, hidden_product):
+            nn.init.zeros_(product.bias)
+
+
+def initialize_torch_rnn(rnn: nn.GRU | nn.LSTM) -> None:
+    """The same initialisation for torch's own stacks; forget gates open where there are any."""
+    gates = 4 if isinstance(rnn, nn.LSTM) else 3
+    width = rnn.hidden_size
+    for name, parameter in rnn.named_parameters():
+        with torch.no_grad():
+            if "bias" in name:
+                parameter.zero_()
+                if gates == 4 and "bias_hh" in name:
+                    parameter[width : 2 * width].fill_(1.0)
+            else:
+                start = nn.init.orthogonal_ if "weight_hh" in name else nn.init.xavier_uniform_
+                for gate in parameter.chunk(gates):
+                    start(gate)

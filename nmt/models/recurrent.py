@@ -1,0 +1,52 @@
+"""What the two recurrent papers share: reading a batch of unequal lengths, and what a decoder keeps of the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from nmt.layers.attention import Score
+from nmt.models.interface import Encoding
+
+__all__ = ["RecurrentMemory", "read"]
+
+
+def read(
+    rnn: nn.GRU | nn.LSTM, embedded: Float[Tensor, "B S E"], mask: Bool[Tensor, "B S"]
+) -> tuple[Float[Tensor, "B S H"], Float[Tensor, "B H"]]:
+    """The states of the top layer, and its last one: of each direction the state that has read the whole sentence.
+
+    Sentences are packed, so that the backward direction starts at the last real token and padding is never read.
+    """
+    lengths = mask.sum(dim=1).cpu()
+    packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+    if isinstance(rnn, nn.LSTM):
+        output, (last, _) = rnn(packed)
+    else:
+        output, last = rnn(packed)
+    states, _ = pad_packed_sequence(output, batch_first=True, total_length=embedded.shape[1])
+    directions = 2 if rnn.bidirectional else 1
+    return states, last[-directions:].transpose(0, 1).flatten(1)
+
+
+@dataclass(frozen=True)
+class RecurrentMemory:
+    """The encoder's states, the keys that the score has prepared from them, and the summary to start from."""
+
+    states: Float[Tensor, "B S H"]
+    keys: Float[Tensor, "B S K"]
+    mask: Bool[Tensor, "B S"]
+    final: Float[Tensor, "B F"]
+
+    @staticmethod
+    def of(encoding: Encoding, score: Score) -> RecurrentMemory:
+        """The memory of a batch; the keys are worked out here, once a sentence."""
+        return RecurrentMemory(encoding.states, score.prepare(encoding.states), encoding.mask, encoding.final)
+
+    def select(self, rows: Int[Tensor, " R"]) -> RecurrentMemory:
+        """The memory of the given rows, in that order."""
+        parts = (self.states, self.keys, self.mask, self.final)
+        return RecurrentMemory(*(part.index_select(0, rows) for part in parts))
