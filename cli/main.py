@@ -1,0 +1,211 @@
+"""The app ``nmt``: which verbs there are, the flags they share, and how a command ends.
+
+A verb is loaded when it is used, so that ``nmt --help`` imports no torch and a shell pipe starts quickly. To add one,
+write ``cli/commands/<verb>.py`` and add its name to :data:`VERBS`. A verb imports heavy modules inside its function.
+
+Every option of every verb is also an environment variable: ``--batch-size`` is ``NMT_BATCH_SIZE``. The flag goes
+before the variable, the variable before the recipe, the recipe before the defaults.
+
+Exit codes: those of :mod:`nmt.errors`; 2 for a command that was written wrongly; 130 for SIGINT; 141 where the reader
+of the output closed the pipe; 1 where the output cannot be written or something unforeseen happens.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+import typer.main
+from typer.exceptions import TyperException
+
+import nmt
+from nmt.errors import NmtError
+from nmt_cli import console
+
+__all__ = ["VERBS", "app", "main"]
+
+VERBS = ("demo", "synth", "tokenize", "train", "translate", "evaluate", "align", "config")
+"""In the order in which ``nmt --help`` lists them; each lives in the module of its name in ``nmt_cli.commands``."""
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+Version = Annotated[bool, typer.Option("--version", help="Show the version and leave.")]
+
+
+class Verbs(typer.core.TyperGroup):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All verbs, in their own order."""
+        return [verb for verb in VERBS if (Path(__file__).parent / "commands" / f"{verb}.py").exists()]  # for now
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The verb of that name, loaded; None where there is none."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        if cmd_name not in self.commands:
+            self.commands[cmd_name] = load_verb(cmd_name)
+        return self.commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As Typer's own; the verbs' names are put in reach of its "did you mean"."""
+        if args and self.get_command(ctx, args[0]) is None:
+            for verb in self.list_commands(ctx):
+                self.get_command(ctx, verb)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="nmt",
+    cls=Verbs,
+    add_completion=False,
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    epilog="Every option is also an environment variable: --batch-size is NMT_BATCH_SIZE. 'nmt VERB --help' says more.",
+)
+
+
+@app.callback()
+def nmt_command(context: typer.Context, quiet: Quiet = False, debug: Debug = False, version: Version = False) -> None:
+    """Neural machine translation: train on two text files, translate in a shell pipe, score, and look at attention."""
+    _share(quiet, debug)
+    if version:
+        typer.echo(f"nmt {nmt.__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+def load_verb(name: str) -> Any:
+    """The command of a verb, its options readable from the environment and joined by the flags all verbs share."""
+    module = importlib.import_module(f"nmt_cli.commands.{name}")
+    verb = getattr(module, name)
+    if isinstance(verb, typer.Typer):
+        group = typer.main.get_group(verb)
+        group.name = name
+        for command in group.commands.values():
+            _equip(command)
+        return group
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=app.info.context_settings)
+    single.command(name)(verb)
+    command = typer.main.get_command(single)
+    _equip(command)
+    return command
+
+
+def _equip(command: Any) -> None:
+    """Give a command the shared flags, and all its options their environment variables."""
+    shared = typer.Typer(add_completion=False)
+    shared.command()(_share)
+    names = {parameter.name for parameter in command.params}
+    for parameter in typer.main.get_command(shared).params:
+        if parameter.name not in names:
+            parameter.callback = _remember
+            parameter.expose_value = False
+            command.params.append(parameter)
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and not parameter.envvar:
+            parameter.envvar = f"NMT_{max(parameter.opts, key=len).lstrip('-').replace('-', '_').upper()}"
+            parameter.show_envvar = False
+
+
+def _share(quiet: Quiet = False, debug: Debug = False) -> None:
+    """Take note of the shared flags; given once, before or after the verb, they hold."""
+    console.settings.quiet |= quiet
+    console.settings.debug |= debug
+
+
+def _remember(context: Any, parameter: Any, value: bool) -> bool:
+    """The callback of a shared flag that stands after the verb."""
+    _share(**{parameter.name: value})
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Nothing that a user can do ends in a traceback."""
+    console.settings.quiet = False
+    console.settings.debug = bool(os.environ.get("NMT_DEBUG"))
+    if not _open_standard_streams():
+        console.error("standard output is closed: there is nowhere to write to")
+        return 1
+    console.take_over()
+    code = _run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = 128 + 13
+    except OSError as error:
+        code = code or 1
+        console.error(f"standard output: {error.strerror}")
+    else:
+        return code
+    # What could not be written must not be tried again when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the command; every known end as an exit code."""
+    try:
+        command = typer.main.get_command(app)
+        with command.make_context("nmt", list(arguments)) as context:
+            command.invoke(context)
+        return 0
+    except typer.Exit as leave:
+        return leave.exit_code
+    except TyperException as error:
+        return _fail(error, _usage(error), error.exit_code)
+    except NmtError as error:
+        return _fail(error, str(error), error.exit_code)
+    except KeyboardInterrupt as error:
+        return _fail(error, "interrupted", 130)
+    except BrokenPipeError:
+        return 128 + 13
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(error, f"{where}{error.strerror or error}", 1)
+    except Exception as error:
+        kind = type(error).__name__
+        return _fail(error, f"unexpected {kind}: {error} (please report it; --debug shows the traceback)", 1)
+
+
+def _fail(error: BaseException, message: str, code: int) -> int:
+    """Say why the command ends, with the traceback before it where ``--debug`` asked for one."""
+    if console.settings.debug:
+        console.trace(error)
+    console.error(message)
+    return code
+
+
+def _usage(error: TyperException) -> str:
+    """What is wrong with the command line, and whose help to read."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "nmt"
+    return f"{error.format_message().rstrip('.')} (see '{path} --help')"
+
+
+def _open_standard_streams() -> bool:
+    """Whether stdout is open; stands /dev/null in for what is closed, lest the next opened file take its number."""
+    closed = []
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            closed.append(number)
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    return 1 not in closed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Where a verb reads its lines and writes its results: files, or the shell's pipe.
+
+``-`` is stdin or stdout, which both are the default. Compressed files are read and written for what they are
+(:mod:`nmt.data.text`). How a closed pipe, a full disk or a closed stdout ends a command is :mod:`nmt_cli.main`'s
+business.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from nmt_cli import console
+
+if TYPE_CHECKING:
+    from nmt.data.text import LineWriter
+
+__all__ = ["STANDARD", "InputFile", "OnBadBytes", "OutputFile", "input_lines", "output_lines"]
+
+STANDARD = Path("-")
+
+InputFile = Annotated[
+    Path, typer.Option("--input", "-i", metavar="FILE", help="Read from this file; - is standard input.")
+]
+OutputFile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="Write to this file; - is standard output.")
+]
+OnBadBytes = Annotated[
+    Literal["error", "replace"],
+    typer.Option("--on-bad-bytes", help="What to do with bytes that are not UTF-8: end with an error, or put U+FFFD."),
+]
+
+
+def input_lines(path: Path, *, on_bad_bytes: Literal["error", "replace"] = "error") -> Iterator[str]:
+    """The lines of a file or of stdin, each as soon as it is there.
+
+    Raises DataError with file, line and byte for what is not text.
+    """
+    from nmt.data.text import read_lines
+
+    if path == STANDARD and sys.stdin is not None and sys.stdin.isatty():
+        console.note("reading from the terminal, a sentence a line; end with Ctrl-D")
+    return read_lines(path, on_bad_bytes=on_bad_bytes)
+
+
+@contextmanager
+def output_lines(path: Path) -> Iterator[LineWriter]:
+    """A writer of lines to a file, compressed as its ending says, or to stdout."""
+    from nmt.data.text import LineWriter
+
+    writer = LineWriter.open(path)
+    try:
+        yield writer
+    finally:
+        writer.close()
