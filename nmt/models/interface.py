@@ -15,7 +15,7 @@ need never hold a (B, T, V) tensor.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -36,18 +36,20 @@ class Encoding:
     final: Float[Tensor, "B H"]
 
 
+@runtime_checkable
 class Memory(Protocol):
     """All that a decoder needs to know of the source, worked out once a sentence."""
 
-    def select(self, rows: Int[Tensor, " R"]) -> Self:
+    def select(self, rows: Int[Tensor, " R"]) -> Memory:
         """The memory of the given rows, in that order: replicates, reorders or drops sentences."""
         ...
 
 
+@runtime_checkable
 class State(Protocol):
     """All that a decoder carries from one target position to the next."""
 
-    def select(self, rows: Int[Tensor, " R"]) -> Self:
+    def select(self, rows: Int[Tensor, " R"]) -> State:
         """The state of the given rows, in that order: replicates, reorders or drops hypotheses."""
         ...
 
@@ -75,6 +77,7 @@ class Decoded:
     attention: Float[Tensor, "B T S"] | None
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Reads a batch of sources. ``width`` is H of the states it gives."""
 
@@ -83,6 +86,7 @@ class Encoder(Protocol):
     def __call__(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding: ...
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Writes a target, all at once or token by token. ``width`` is H of the features it gives.
 
