@@ -15,8 +15,10 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,9 @@ __all__ = ["VERBS", "app", "main"]
 
 VERBS = ("demo", "synth", "tokenize", "train", "translate", "evaluate", "align", "config")
 """In the order in which ``nmt --help`` lists them; each lives in the module of its name in ``nmt_cli.commands``."""
+
+PIPE_CLOSED = 128 + 13
+"""The exit code where the reader of the output left: that of a program ended by SIGPIPE."""
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
@@ -138,52 +143,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.error("standard output is closed: there is nowhere to write to")
         return 1
     console.take_over()
-    code = _run(sys.argv[1:] if arguments is None else arguments)
+    ending = _run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = 128 + 13
     except OSError as error:
-        code = code or 1
-        console.error(f"standard output: {error.strerror}")
-    else:
-        return code
-    # What could not be written must not be tried again when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # lest the interpreter try again as it leaves
+        if isinstance(error, BrokenPipeError):
+            ending = Ending(PIPE_CLOSED)
+        elif ending.code == 0 or isinstance(ending.error, OSError):
+            ending = Ending(1, f"standard output: {error.strerror}", error)
+    if ending.error is not None and console.settings.debug:
+        console.trace(ending.error)
+    if ending.message:
+        console.error(ending.message)
+    return ending.code
 
 
-def _run(arguments: Sequence[str]) -> int:
-    """Run the command; every known end as an exit code."""
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended: its exit code, and where it failed the line to say and the error it came from."""
+
+    code: int
+    message: str = ""
+    error: BaseException | None = None
+
+
+def _run(arguments: Sequence[str]) -> Ending:
+    """Run the command; whatever it raises is an ending."""
     try:
         command = typer.main.get_command(app)
         with command.make_context("nmt", list(arguments)) as context:
             command.invoke(context)
-        return 0
+        return Ending(0)
     except typer.Exit as leave:
-        return leave.exit_code
+        return Ending(leave.exit_code)
     except TyperException as error:
-        return _fail(error, _usage(error), error.exit_code)
+        return Ending(error.exit_code, _usage(error), error)
     except NmtError as error:
-        return _fail(error, str(error), error.exit_code)
+        return Ending(error.exit_code, str(error), error)
     except KeyboardInterrupt as error:
-        return _fail(error, "interrupted", 130)
+        return Ending(128 + signal.SIGINT, "interrupted", error)
     except BrokenPipeError:
-        return 128 + 13
+        return Ending(PIPE_CLOSED)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(error, f"{where}{error.strerror or error}", 1)
+        return Ending(1, f"{where}{error.strerror or error}", error)
     except Exception as error:
         kind = type(error).__name__
-        return _fail(error, f"unexpected {kind}: {error} (please report it; --debug shows the traceback)", 1)
-
-
-def _fail(error: BaseException, message: str, code: int) -> int:
-    """Say why the command ends, with the traceback before it where ``--debug`` asked for one."""
-    if console.settings.debug:
-        console.trace(error)
-    console.error(message)
-    return code
+        return Ending(1, f"unexpected {kind}: {error} (please report it; --debug shows the traceback)", error)
 
 
 def _usage(error: TyperException) -> str:

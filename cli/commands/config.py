@@ -9,7 +9,7 @@ import typer
 
 
 def config(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, in TOML.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, as training.max_steps=100.")
     ] = None,

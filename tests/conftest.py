@@ -1,0 +1,69 @@
+"""What all tests share: shapes checked at run time, one thread, and small corpora.
+
+Every module below is imported through jaxtyping's hook, so that a function called with a shape other than the one its
+signature promises fails the test that called it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests say what they mean: nothing comes from the environment of the person who runs them.
+for name in [name for name in os.environ if name.startswith("NMT_")]:
+    del os.environ[name]
+
+install_import_hook(
+    [
+        "nmt.alignment",
+        "nmt.data.batching",
+        "nmt.decoding",
+        "nmt.evaluation",
+        "nmt.layers",
+        "nmt.models",
+        "nmt.training",
+    ],
+    "beartype.beartype",
+)
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+NOUNS = {"cat": "chat", "dog": "chien", "horse": "cheval", "bird": "oiseau", "wolf": "loup", "lion": "lion"}
+ADJECTIVES = {"black": "noir", "white": "blanc", "green": "vert", "tired": "fatigué", "": ""}
+VERBS = {"sleeps": "dort", "eats": "mange", "runs": "court", "sings": "chante", "sees the cat": "voit le chat"}
+
+
+def small_pairs() -> list[tuple[str, str]]:
+    """150 English sentences with their French, in an order that mixes words; no sentence twice."""
+    pairs = []
+    for noun, adjective, verb in itertools.product(NOUNS, ADJECTIVES, VERBS):
+        english = f"the {adjective} {noun} {verb} ." if adjective else f"the {noun} {verb} ."
+        french = " ".join(f"le {NOUNS[noun]} {ADJECTIVES[adjective]} {VERBS[verb]} .".split())
+        pairs.append((english, french))
+    return [pairs[(37 * index) % len(pairs)] for index in range(len(pairs))]
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``train``, ``valid`` and ``test`` in English (.en) and French (.fr): 120, 15 and 15 pairs.
+
+    Shared by all tests of a process: read it, do not write to it.
+    """
+    folder = tmp_path_factory.mktemp("corpus")
+    pairs = small_pairs()
+    for name, part in (("train", pairs[:120]), ("valid", pairs[120:135]), ("test", pairs[135:])):
+        write_lines(folder / f"{name}.en", [english for english, _ in part])
+        write_lines(folder / f"{name}.fr", [french for _, french in part])
+    return folder
