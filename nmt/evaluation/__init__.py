@@ -1,0 +1,1 @@
+"""Translation quality in figures, each of which says which one it is."""
