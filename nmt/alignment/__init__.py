@@ -1,0 +1,1 @@
+"""Which source word a target word comes from: links, their error rate, and pictures of attention."""
