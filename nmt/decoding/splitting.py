@@ -1,0 +1,72 @@
+"""Lines that are too long for the model, cut where it hurts least."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+
+__all__ = ["split_line"]
+
+_SENTENCE_END = re.compile(
+    r"""(?<=[.!?\u2026\u061f\u06d4\u0964\u0965\u1362\u104b\u17d4])["'\u2019\u201d\u00bb)\]]*\s+  # spaced scripts
+        | (?<=[\u3002\uff01\uff1f\uff0e])[\u201d\u300d\u300f\uff09]*\s*                          # unspaced ones
+    """,
+    re.VERBOSE,
+)
+_WHITE_SPACE = re.compile(r"\s+")
+
+
+def split_line(line: str, longest: int, length: Callable[[str], int], *, together: int = 0) -> list[str]:
+    """Cut ``line`` into parts of at most ``longest`` pieces as ``length`` counts them; joined they are the line.
+
+    Cuts are made behind the ends of sentences; a sentence that is too long is cut at white space, a word that is too
+    long anywhere but before a combining mark. Neighbouring sentences stay in one part while it has no more than
+    ``together`` pieces (``longest``, if 0). Only a single character is left as it is, however many pieces it has.
+    """
+    together = together or longest
+    parts: list[str] = []
+    sizes = 0
+    for sentence, size in _fit(line, longest, length):
+        if parts and sizes + size <= together:
+            parts[-1] += sentence
+            sizes += size
+        else:
+            parts.append(sentence)
+            sizes = size
+    # A tokenizer may see more in two units together than in each alone.
+    return [piece for part in parts for piece in _halves(part, longest, length)]
+
+
+def _fit(text: str, longest: int, length: Callable[[str], int]) -> Iterator[tuple[str, int]]:
+    """Sentences, words or pieces of words, the largest of these that fit, with their sizes."""
+    for sentence in _cut(text, _SENTENCE_END):
+        if (size := length(sentence)) <= longest:
+            yield sentence, size
+            continue
+        for word in _cut(sentence, _WHITE_SPACE):
+            for piece in _halves(word, longest, length):
+                yield piece, length(piece)
+
+
+def _cut(text: str, end: re.Pattern[str]) -> Iterator[str]:
+    """``text`` cut behind every match of ``end``; nothing is lost."""
+    start = 0
+    for match in end.finditer(text):
+        if start < match.end():
+            yield text[start : match.end()]
+            start = match.end()
+    if start < len(text):
+        yield text[start:]
+
+
+def _halves(text: str, longest: int, length: Callable[[str], int]) -> Iterator[str]:
+    """``text`` halved, and its halves, until all fit."""
+    middle = len(text) // 2
+    while 0 < middle < len(text) and unicodedata.combining(text[middle]):
+        middle += 1
+    if middle in (0, len(text)) or length(text) <= longest:
+        yield text
+        return
+    yield from _halves(text[:middle], longest, length)
+    yield from _halves(text[middle:], longest, length)
