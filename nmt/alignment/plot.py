@@ -1,0 +1,157 @@
+"""Pictures of attention: one square a word pair, darker where the model looked more.
+
+As in Bahdanau et al. 2015, figure 3, the source runs along the top and the target down the side. PNG, SVG and PDF;
+text in an SVG stays text, in the viewer's fonts. matplotlib is imported when a picture is drawn, without pyplot and
+its global state.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from nmt.alignment.fonts import DEFAULT_FONT, choose_fonts, printable
+from nmt.alignment.links import Gold, Links
+from nmt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+__all__ = ["PICTURE_FORMATS", "check_picture_path", "draw_attention", "save_figure"]
+
+PICTURE_FORMATS = (".png", ".svg", ".pdf")
+
+INK, FAINT, GOLD = "#1f2933", "#7b8794", "#e8590c"
+_DPI = 160
+# In inches: the side of a square at its largest, where there are many words, and of all squares of a side together.
+_LARGEST_CELL, _SMALLEST_CELL, _LARGEST_SIDE = 0.36, 0.16, 40.0
+
+
+def draw_attention(
+    path: Path,
+    source: Sequence[str],
+    target: Sequence[str],
+    matrix: Float[np.ndarray, "T_words S_words"],
+    *,
+    links: Links = frozenset(),
+    gold: Gold | None = None,
+    title: str = "",
+    font: str | Path | None = None,
+) -> str:
+    """Draw a matrix of attention between words as ``path``, whose ending says the format.
+
+    ``links`` are marked with a dot; sure ``gold`` links are framed, merely possible ones with a dashed frame. ``font``
+    is an installed family or a font file to prefer; for characters it does not have, the installed fonts are searched.
+
+    Returns the characters that no installed font has, of which PNG and PDF show boxes: an empty string where all is
+    well. Raises ConfigError for another ending and for a font that is not there.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+    check_picture_path(path)
+    rows, columns = [printable(word) for word in target], [printable(word) for word in source]
+    families, missing = choose_fonts([*rows, *columns, title], font)
+    longest = max(len(rows), len(columns), 1)
+    cell = min(max(12.0 / longest, _SMALLEST_CELL), _LARGEST_CELL, _LARGEST_SIDE / longest)
+
+    # The axes fill the figure; all that stands around them is found, and room made for it, when it is saved.
+    figure = Figure(figsize=(max(len(columns), 1) * cell, max(len(rows), 1) * cell), dpi=_DPI)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    fonts = FontProperties(family=[*families, "sans-serif"], size=min(11.0, 0.6 * 72 * cell))
+    if matrix.size:
+        _draw_cells(axes, matrix)
+    _draw_words(axes, rows, columns, fonts)
+    _draw_links(axes, links, gold, matrix, cell)
+    notes = [title] if title else []
+    notes += ["dots: links"] if links else []
+    notes += ["frames: gold links, dashed where only possible"] if gold is not None else []
+    below = axes.annotate("\n".join(notes), (0, 0), (0, -7), "axes fraction", "offset points", va="top")
+    below.set(font=FontProperties(family=fonts.get_family(), size=7), color=FAINT, linespacing=1.4, parse_math=False)
+    save_figure(figure, path)
+    return missing
+
+
+def _draw_cells(axes: Axes, matrix: Float[np.ndarray, "T_words S_words"]) -> None:
+    """The squares, and beside them what their colours mean."""
+    rows, columns = matrix.shape
+    # Vector squares: viewers smooth the pixels of an embedded image.
+    edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    mesh = axes.pcolormesh(*edges, matrix, cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="#e4e7eb", linewidth=0.4)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    wide, high = figure.get_size_inches()
+    scale = figure.colorbar(mesh, cax=axes.inset_axes((1 + 0.14 / wide, 0, 0.09 / wide, min(1.0, 1.5 / high))))
+    scale.set_ticks([0.0, 0.5, 1.0], labels=["0", "0.5", "1"])
+    scale.ax.tick_params(length=2, width=0.5, color=FAINT, labelcolor=FAINT, labelsize=7)
+    scale.outline.set_visible(False)
+
+
+def _draw_words(axes: Axes, rows: Sequence[str], columns: Sequence[str], fonts: FontProperties) -> None:
+    """The source along the top, slanted, and the target down the side, both in reading order."""
+    axes.set(xlim=(-0.5, max(len(columns), 1) - 0.5), ylim=(max(len(rows), 1) - 0.5, -0.5))
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(columns)), columns, parse_math=False, color=INK, font=fonts)
+    axes.set_yticks(range(len(rows)), rows, parse_math=False, color=INK, font=fonts)
+    # Anchored, a label stays in its place where an SVG's viewer has wider letters.
+    for label in axes.get_xticklabels():
+        label.set(rotation=45, rotation_mode="anchor", ha="left", va="baseline")
+    for label in axes.get_yticklabels():
+        label.set(rotation_mode="anchor")
+    axes.tick_params(length=0, pad=4)
+    for spine in axes.spines.values():
+        spine.set(color=FAINT, linewidth=0.6)
+
+
+def _draw_links(
+    axes: Axes, links: Links, gold: Gold | None, matrix: Float[np.ndarray, "T_words S_words"], cell: float
+) -> None:
+    """A dot for a link of the model, a frame for one of the gold standard."""
+    from matplotlib.patches import Rectangle
+
+    for source, target in sorted(links):
+        colour = "white" if matrix[target, source] > 0.5 else INK
+        axes.plot(source, target, "o", color=colour, markersize=0.11 * 72 * cell, markeredgewidth=0)
+    for source, target in sorted(gold.possible) if gold is not None else ():
+        style = "solid" if gold is not None and (source, target) in gold.sure else (0, (2, 1.4))
+        frame = Rectangle((source - 0.44, target - 0.44), 0.88, 0.88, fill=False, edgecolor=GOLD, zorder=3)
+        frame.set(linewidth=4.2 * cell, linestyle=style)
+        axes.add_patch(frame)
+
+
+def check_picture_path(path: Path) -> None:
+    """Raise ConfigError unless the ending of ``path`` is that of a picture that can be drawn."""
+    if path.suffix.lower() not in PICTURE_FORMATS:
+        known = ", ".join(PICTURE_FORMATS)
+        raise ConfigError(f"{path}: the ending {path.suffix!r} is not that of a picture: {known} can be drawn")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as ``path``, cropped to what is on it; the folder is made where it is not there.
+
+    The same figure gives the same bytes, and a reader never meets half a picture: it is renamed into place.
+    """
+    import matplotlib
+
+    form = path.suffix.lower().removeprefix(".")
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        # Text in an SVG as text; its shapes under the same names each time.
+        with (
+            matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nmt", "font.sans-serif": [DEFAULT_FONT]}),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            figure.savefig(part, format=form, bbox_inches="tight", pad_inches=0.12, metadata=undated)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
