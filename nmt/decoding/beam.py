@@ -49,7 +49,7 @@ class Searchable(Protocol):
         ...
 
     def logits(self, features: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch V"]:
-        """Unnormalised log-probabilities of the next token; any tensor may come back, search does not write into it."""
+        """Unnormalised log-probabilities of the next token; the tensor is new: search writes into it."""
         ...
 
 
@@ -157,8 +157,8 @@ def beam_search(
     previous = source.new_full((len(source),), bos_id)
     for length in range(1, max(limits) + 1):
         step = model.decoder.step(previous, state, memory)
-        log_probabilities = _log_probabilities(model, step.features)
-        growth = _grow(beams, log_probabilities, length, never=never, eos_id=eos_id, beam=config.beam)
+        logits = _wide(model.logits(step.features))
+        growth = _grow(beams, logits, length, never=never, eos_id=eos_id, beam=config.beam)
         if attention:
             looked.append(step.attention)
         beams = _end(beams, growth, length, config, results)
@@ -192,7 +192,7 @@ def _start(limits: Sequence[int], config: DecodingConfig, *, attention: bool, de
 
 def _grow(
     beams: _Beams,
-    log_probabilities: Float[Tensor, "R V"],
+    logits: Float[Tensor, "R V"],
     length: int,
     *,
     never: Int[Tensor, " F"],
@@ -203,14 +203,19 @@ def _grow(
 
     A hypothesis ends where EOS is among the N best continuations of its sentence, or where the sentence is at its
     longest. Each place can end in one way only, so its N + 1 best tokens hold the N best to go on with.
+
+    Of the (R, V) log-probabilities only these few are worked out; ``logits`` is used up.
     """
     count, places = beams.log_probabilities.shape
-    closing = log_probabilities[:, eos_id].view(count, places) + beams.log_probabilities
-    log_probabilities.index_fill_(1, never, -torch.inf)
-    values, tokens = top_k(log_probabilities, beam + 1)
-    _check_numbers(values[:, 0], length)
+    eos, unused = logits[:, eos_id].clone(), logits[:, never]
+    logits.index_fill_(1, never, -torch.inf)
+    values, tokens = top_k(logits, beam + 1)
+    norm = _log_sum_exp_(logits.index_copy_(1, never, unused))
+    _check_numbers(norm, length)
     width = values.shape[1]
-    totals = (beams.log_probabilities.unsqueeze(2) + values.view(count, places, width)).flatten(1)
+    closing = beams.log_probabilities + (eos - norm).view(count, places)
+    values = (values - norm.unsqueeze(1)).view(count, places, width)
+    totals = (beams.log_probabilities.unsqueeze(2) + values).flatten(1)
     totals, order = totals.sort(dim=1, descending=True, stable=True)
     totals, order = totals[:, : 2 * beam], order[:, : 2 * beam]
     tokens = tokens.view(count, -1).gather(1, order)
@@ -278,7 +283,8 @@ def _advance(
     """
     places = beams.log_probabilities.shape[1]
     at_best = growth.live.amax(dim=1) / beams.final_penalty
-    done = (beams.num_ended >= beams.ended.shape[1]) | (at_best <= beams.ended[:, nbest - 1]) | (beams.longest == length)
+    enough = (beams.num_ended >= beams.ended.shape[1]) | (at_best <= beams.ended[:, nbest - 1])
+    done = enough | (beams.longest == length)
     kept = (~done).nonzero().squeeze(1)
     live, tokens, parents = growth.live, growth.tokens, growth.parents
     if len(kept) < len(done):
@@ -298,10 +304,15 @@ def _advance(
     return beams, rows.flatten(), kept
 
 
-def _log_probabilities(model: Searchable, features: Float[Tensor, "R H"]) -> Float[Tensor, "R V"]:
-    """Natural logarithms of the next token's probabilities, in single precision at least."""
-    logits = model.logits(features)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+def _wide(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+    """Logits in single precision at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _log_sum_exp_(logits: Float[Tensor, "R V"]) -> Float[Tensor, " R"]:
+    """log sum exp of each row, written over the row: at this size new memory costs more than the sum."""
+    largest = logits.amax(dim=1)
+    return logits.sub_(largest.unsqueeze(1)).exp_().sum(dim=1).log_().add_(largest)
 
 
 def _check_numbers(log_probabilities: Tensor, position: int) -> None:
@@ -366,7 +377,7 @@ def greedy_search(
     while live:
         step = model.decoder.step(previous, state, memory)
         state = step.state
-        log_probabilities = _log_probabilities(model, step.features)
+        log_probabilities = _wide(model.logits(step.features)).log_softmax(dim=-1)
         _check_numbers(log_probabilities, 1 + max(map(len, tokens)))
         allowed = log_probabilities.clone()
         allowed[:, [token for token in {bos_id, *forbidden} if token != eos_id]] = -torch.inf

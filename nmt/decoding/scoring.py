@@ -32,7 +32,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def score(model: Seq2Seq, batch: Batch) -> Float[Tensor, " B"]:
-    """log p(target | source) of each pair: the sum of the natural log-probabilities of its tokens, EOS counted."""
+    """The log p(target | source) of each pair: the sum of the natural log-probabilities of its tokens, EOS counted."""
     return token_log_probabilities(model, batch).sum(dim=1)
 
 
@@ -48,7 +48,7 @@ def token_log_probabilities(model: Seq2Seq, batch: Batch) -> Float[Tensor, "B T"
         targets = batch.target_out[batch.target_mask]
         losses = [
             functional.cross_entropy(_wide(model.logits(part)), target, reduction="none")
-            for part, target in zip(features.split(CHUNK), targets.split(CHUNK), strict=True)
+            for part, target in zip(torch.split(features, CHUNK), torch.split(targets, CHUNK), strict=True)
         ]
     result = torch.zeros(batch.target_mask.shape, dtype=losses[0].dtype, device=features.device)
     result[batch.target_mask] = -torch.cat(losses)

@@ -25,7 +25,7 @@ def top_k(values: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R K"], I
     else:
         height = width // COLUMNS
         body = height * COLUMNS
-        columns = values[:, :body].unflatten(1, (height, COLUMNS)).amax(dim=1).topk(k).indices
+        columns = values[:, :body].view(rows, height, COLUMNS).amax(dim=1).topk(k).indices
         starts = torch.arange(0, body, COLUMNS, device=values.device)
         candidates = (columns.unsqueeze(1) + starts.unsqueeze(1)).flatten(1)
         if body < width:

@@ -111,7 +111,7 @@ class Translator:
 
     @staticmethod
     def load(folder: Path | str, *, which: str = "best", device: str = "auto", **decoding: Any) -> Translator:
-        """The translator in a run folder. ``decoding`` overrides the recipe's fields: ``Translator.load("run", beam=1)``.
+        """The translator in a run folder; ``decoding`` overrides the recipe: ``Translator.load("run", beam=1)``.
 
         ``which`` is ``best``, ``average`` or ``step-N``; ``device`` is ``auto`` or what torch calls it. Raises
         CheckpointError for a run that cannot be read, ConfigError for an override or device that cannot be.

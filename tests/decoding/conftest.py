@@ -79,7 +79,7 @@ class TableModel:
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
-        return features
+        return features.clone()
 
     def _rows(self, table: Tensor, group: int, tokens: tuple[int, ...]) -> list[list[float]]:
         history = [BOS, BOS, *tokens]

@@ -34,7 +34,9 @@ def search(model: Any, *lengths: int, greedy: bool = False, **arguments: Any) ->
     return greedy_search(model, source, mask, **settings) if greedy else beam_search(model, source, mask, **settings)
 
 
-def slow_beam_search(model: Any, group: int, longest: int, settings: DecodingConfig) -> list[tuple[float, tuple]]:
+def slow_beam_search(
+    model: Any, group: int, longest: int, settings: DecodingConfig
+) -> list[tuple[float, tuple[int, ...]]]:
     """The module's docstring again, one hypothesis at a time and with no early stop: (score, tokens), best first."""
     live: list[tuple[int, ...]] = [()]
     ended: list[tuple[float, tuple[int, ...]]] = []
@@ -139,7 +141,8 @@ def test_attention_follows_its_hypothesis(table_model: Any) -> None:
 def test_hypotheses_are_sorted_distinct_and_within_the_limit(table_model: Any) -> None:
     for seed in range(5):
         model = table_model(vocabulary=12, seed=seed)
-        for length, hypotheses in zip([7, 2, 15, 4], search(model, 7, 2, 15, 4, config=config(beam=6), nbest=6), strict=True):
+        found = search(model, 7, 2, 15, 4, config=config(beam=6), nbest=6)
+        for length, hypotheses in zip([7, 2, 15, 4], found, strict=True):
             scores = [hypothesis.score for hypothesis in hypotheses]
             assert scores == sorted(scores, reverse=True)
             assert len({hypothesis.tokens for hypothesis in hypotheses}) == len(hypotheses) == 6
