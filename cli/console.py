@@ -80,6 +80,8 @@ class Progress:
 
         with Progress("tokenizing", unit="pairs") as progress:
             prepare(..., progress=progress)
+
+    ``extra`` is shown behind the counts, such as the loss.
     """
 
     def __init__(self, label: str, total: int | None = None, *, unit: str = "", interval: float = 0.1) -> None:
@@ -87,44 +89,49 @@ class Progress:
         self.total = total
         self.unit = unit
         self.interval = interval
+        self.extra = ""
         self.done = 0
-        self._start = time.monotonic()
+        self._first: tuple[int, float] | None = None
         self._drawn_at = 0.0
         self._is_drawn = False
 
     def __enter__(self) -> Self:
-        global _live
-        _live = self
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        global _live
         self.clear()
-        _live = None
 
     def __call__(self, done: int, total: int | None = None) -> None:
-        """Set how many are done; draws at most every ``interval`` seconds."""
+        """Set how many are done; draws at most every ``interval`` seconds.
+
+        The rate counts from the first call: what was done before, in a run that is resumed, took no time today.
+        """
+        now = time.monotonic()
         self.done = done
         self.total = total if total is not None else self.total
-        now = time.monotonic()
+        self._first = self._first or (done, now)
         if now - self._drawn_at >= self.interval and is_live():
             self._drawn_at = now
-            self._draw(self.text(now - self._start))
+            self._draw(self.text(now))
 
     def advance(self, count: int = 1) -> None:
         """Add to what is done."""
         self(self.done + count)
 
-    def text(self, seconds: float) -> str:
-        """The line after so many seconds, such as ``tokenizing 1,200/5,000 pairs  24%  400/s  0:09 left``."""
-        rate = self.done / seconds if seconds > 0 else 0.0
+    def text(self, now: float) -> str:
+        """The line at a moment, such as ``tokenizing 1,200/5,000 pairs  24%  400/s  0:09 left``."""
+        first, began = self._first or (self.done, now)
+        rate = (self.done - first) / (now - began) if now > began else 0.0
         of_total = f"/{self.total:,}" if self.total else ""
         parts = [f"{self.label} {self.done:,}{of_total} {self.unit}".rstrip()]
         if self.total:
             parts.append(f"{100 * self.done / self.total:.0f}%")
-        parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+        if self.extra:
+            parts.append(self.extra)
+        if rate > 0:
+            parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
         if self.total and rate > 0:
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
         return "  ".join(parts)
@@ -136,6 +143,8 @@ class Progress:
             _write("\r\x1b[K")
 
     def _draw(self, text: str) -> None:
+        global _live
+        _live = self
         self._is_drawn = True
         _write("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
 
