@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["split_line"]
 
@@ -24,29 +24,33 @@ def split_line(line: str, longest: int, length: Callable[[str], int], *, togethe
     long anywhere but before a combining mark. Neighbouring sentences stay in one part while it has no more than
     ``together`` pieces (``longest``, if 0). Only a single character is left as it is, however many pieces it has.
     """
-    together = together or longest
     parts: list[str] = []
-    sizes = 0
-    for sentence, size in _fit(line, longest, length):
-        if parts and sizes + size <= together:
-            parts[-1] += sentence
-            sizes += size
-        else:
-            parts.append(sentence)
-            sizes = size
+    run: list[str] = []  # of sentences that fit
+    for sentence in _cut(line, _SENTENCE_END):
+        if length(sentence) <= longest:
+            run.append(sentence)
+            continue
+        words = [piece for word in _cut(sentence, _WHITE_SPACE) for piece in _halves(word, longest, length)]
+        parts += _packed(run, together or longest, length) + _packed(words, longest, length)
+        run = []
+    parts += _packed(run, together or longest, length)
     # A tokenizer may see more in two units together than in each alone.
     return [piece for part in parts for piece in _halves(part, longest, length)]
 
 
-def _fit(text: str, longest: int, length: Callable[[str], int]) -> Iterator[tuple[str, int]]:
-    """Sentences, words or pieces of words, the largest of these that fit, with their sizes."""
-    for sentence in _cut(text, _SENTENCE_END):
-        if (size := length(sentence)) <= longest:
-            yield sentence, size
-            continue
-        for word in _cut(sentence, _WHITE_SPACE):
-            for piece in _halves(word, longest, length):
-                yield piece, length(piece)
+def _packed(units: Sequence[str], together: int, length: Callable[[str], int]) -> list[str]:
+    """Neighbouring units put together while they have no more than ``together`` pieces."""
+    parts: list[str] = []
+    room = 0
+    for unit in units:
+        size = length(unit)
+        if size <= room:
+            parts[-1] += unit
+            room -= size
+        else:
+            parts.append(unit)
+            room = together - size
+    return parts
 
 
 def _cut(text: str, end: re.Pattern[str]) -> Iterator[str]:
