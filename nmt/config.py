@@ -394,6 +394,9 @@ class PlateauSchedule(Frozen):
 AnySchedule = ConstantSchedule | InverseSqrtSchedule | CosineSchedule | LinearSchedule | PlateauSchedule
 
 
+BleuTokenize = Literal["auto", "none", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200"]
+
+
 class TrainingConfig(Frozen):
     """How the model is trained. Counts of steps are optimiser steps, whatever the accumulation.
 
@@ -401,6 +404,9 @@ class TrainingConfig(Frozen):
     step. ``metric`` decides which checkpoint is best and when ``patience`` validations without improvement stop the
     run (0: never). ``average`` is how many of the best checkpoints are averaged into the model that translates
     (0 and 1: none, the best is used). ``precision`` ``auto`` takes bfloat16 products where the processor has them.
+    Validation translates with a beam of ``validation_beam`` (0: that of ``decoding``) and scores with sacreBLEU's
+    tokenisation ``bleu_tokenize`` (``auto``: the target language's; ``none`` for text that is tokenised already).
+    ``tensorboard`` writes the figures of ``log.jsonl`` as TensorBoard events too.
     """
 
     seed: int = Field(default=1, ge=0)
@@ -421,9 +427,12 @@ class TrainingConfig(Frozen):
     validate_every: int = Field(default=1000, ge=1)
     save_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=50, ge=1)
+    validation_beam: int = Field(default=0, ge=0)
+    bleu_tokenize: BleuTokenize = "auto"
     metric: Literal["bleu", "chrf", "loss"] = "bleu"
     patience: int = Field(default=0, ge=0)
     average: int = Field(default=0, ge=0)
+    tensorboard: bool = False
 
     @model_validator(mode="after")
     def _decay(self) -> TrainingConfig:

@@ -56,16 +56,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             piece = slice(start, start + rows)
             target = targets[piece].unsqueeze(1)
             logits = functional.linear(narrow_features[piece], narrow_weight).to(_wide(features))
-            normalizer = logits.logsumexp(dim=1, keepdim=True)
-            token_nll = normalizer - logits.gather(1, target)
+            logits.sub_(logits.amax(dim=1, keepdim=True))
+            of_target, of_all = logits.gather(1, target), logits.mean(dim=1, keepdim=True)
+            total = logits.exp_().sum(dim=1, keepdim=True)  # from here on ``logits`` holds exp(z - max z)
+            normalizer = total.log()
+            token_nll = normalizer - of_target
             nll += token_nll.sum()
-            loss += (1 - smoothing) * token_nll.sum()
-            if smoothing:
-                loss += smoothing * (normalizer - logits.mean(dim=1, keepdim=True)).sum()
+            loss += (1 - smoothing) * token_nll.sum() + smoothing * (normalizer - of_all).sum()
             if feature_gradient is not None and weight_gradient is not None:
-                gradient = logits.sub_(normalizer).exp_()
-                if smoothing:
-                    gradient.sub_(smoothing / vocabulary)
+                gradient = logits.div_(total).sub_(smoothing / vocabulary)  # p - q, where y's own share of q follows
                 gradient.scatter_add_(1, target, gradient.new_full(target.shape, smoothing - 1.0))
                 narrow = gradient.to(dtype)
                 feature_gradient[piece] = narrow @ narrow_weight

@@ -1,0 +1,98 @@
+"""``nmt train``: from a recipe to a translator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nmt_cli import console
+
+if TYPE_CHECKING:
+    from nmt.training.report import StepReport, ValidationReport
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="A folder with train, valid and test files ending in the languages."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the recipe, such as training.max_steps=100."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="RUN", help="The run folder; runs/<the recipe's name> by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Resume although the recipe has changed.")] = False,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 is all.")] = 0,
+    store: Annotated[
+        Path | None, typer.Option("--store", metavar="DIR", help="Where token ids are kept from run to run.")
+    ] = None,
+) -> None:
+    """Train a translation model; the run folder is all that translating needs."""
+    from nmt.config import load_recipe
+    from nmt.data.corpus import with_folder
+
+    parsed = load_recipe(recipe, set_ or ())
+    if data is not None:
+        parsed = parsed.model_copy(update={"data": with_folder(parsed.data, data)})
+    folder = out or Path("runs") / recipe.stem
+
+    import torch
+
+    from nmt.training.session import Session, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    with TerminalReporter() as reporter:
+        best = train(parsed, Session(folder, resume, force, device, store), reporter)
+    scores = ", ".join(f"{name} {value:.2f}" for name, value in best.scores.items())
+    console.note(f"best: {best.folder} ({scores})")
+    console.note(f"translate with: nmt translate {folder} < FILE")
+
+
+class TerminalReporter:
+    """Tells a person on stderr: a live line a step, a line a validation."""
+
+    def __init__(self) -> None:
+        self._steps = console.Progress("training", unit="steps")
+        self._pairs = console.Progress("preparing", unit="pairs")
+
+    def __enter__(self) -> TerminalReporter:
+        self._steps.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._steps.__exit__(None, None, None)
+
+    def note(self, text: str) -> None:
+        """A line worth reading."""
+        console.note(text)
+
+    def warn(self, text: str) -> None:
+        """A line that should be read."""
+        console.warn(text)
+
+    def prepared(self, done: int, total: int | None = None) -> None:
+        """So many pairs have been read and tokenised."""
+        self._pairs(done, total)
+
+    def stepped(self, report: StepReport, max_steps: int) -> None:
+        """A step is done."""
+        self._steps(report.step, max_steps)
+
+    def validated(self, report: ValidationReport) -> None:
+        """A validation is done."""
+        console.note(
+            f"step {report.step}: loss {report.loss:.3f}, perplexity {report.perplexity:.2f}, BLEU {report.bleu:.2f}, "
+            f"chrF {report.chrf:.2f} ({report.seconds:.0f} s){', the best so far' if report.best else ''}"
+        )

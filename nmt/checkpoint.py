@@ -1,0 +1,341 @@
+"""A run folder on disk: self-contained, without pickle, whole or not there at all.
+
+::
+
+    RUN/
+      run.json               the format's number and the version that wrote it
+      recipe.toml            the whole recipe, defaults included
+      source.model           SentencePiece; target.model beside it where the two sides have one each
+      manifest.json          sizes and SHA-256 of the files above
+      models/step-N/         weights.safetensors, scores.json, manifest.json: the best validations
+      models/average/        the same, the average of the best
+      resume/step-N/         weights, training.safetensors, state.json, manifest.json: all that going on needs
+      log.jsonl              a line a report, curves.svg drawn from it
+
+A folder of files (a checkpoint) is written beside its place under a temporary name, every file and the folder are
+flushed to the disk, and only then it gets its name: a reader finds it whole or not at all, whenever the power fails.
+Its manifest names the size and the SHA-256 of every file, so that a truncated or altered one is found before it is
+used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nmt
+from nmt.config import Recipe, load_recipe
+from nmt.data.tokenizer import Tokenizer, Tokenizers
+from nmt.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nmt.models import Seq2Seq
+
+__all__ = ["FORMAT", "Checkpoint", "Run", "check_folder", "read_tensors", "tensor_bytes", "write_folder"]
+
+#: Number of the folder's format; a run of a larger one was written by a newer version.
+FORMAT = 1
+
+MANIFEST = "manifest.json"
+
+
+# ------------------------------------------------------------------------------------------------------ folders of files
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write ``files`` and their manifest as ``folder``, atomically; an older folder of that name is replaced.
+
+    Raises CheckpointError, the older folder still in place and no temporary one left, where the disk is full or the
+    folder cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        for name, content in {**files, MANIFEST: _manifest(files)}.items():
+            _write_flushed(temporary / name, content)
+        _flush_folder(temporary)
+        _swap(temporary, folder)
+        _flush_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        needed = sum(map(len, files.values()))
+        free = _free_bytes(folder.parent)
+        room = f" ({needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)" if free is not None else ""
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}{room}") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise CheckpointError unless every file that the manifest names is there, of its size and its SHA-256."""
+    manifest = read_json(folder / MANIFEST)
+    for name, expected in manifest.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != expected["bytes"]:
+                raise CheckpointError(f"{path}: damaged: {size} bytes where there were {expected['bytes']}")
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path}: missing from the checkpoint: {error.strerror}") from error
+        if digest != expected["sha256"]:
+            raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one it was written with")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError where it is missing or is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: damaged: not a JSON object")
+    return content
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Named tensors as the bytes of a safetensors file."""
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a safetensors file. Raises CheckpointError where it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """A JSON object, one key a line."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _manifest(files: Mapping[str, bytes]) -> bytes:
+    return json_bytes(
+        {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    )
+
+
+def _write_flushed(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _swap(temporary: Path, folder: Path) -> None:
+    """Give ``temporary`` its name; a folder cannot be renamed over a full one, so an older one steps aside first."""
+    if not folder.exists():
+        temporary.rename(folder)
+        return
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.rename(aside)
+    temporary.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+# ----------------------------------------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk and how it did on the validation set. ``step`` is 0 for an average of several."""
+
+    folder: Path
+    step: int
+    scores: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        """``step-N`` or ``average``."""
+        return self.folder.name
+
+
+class Run:
+    """A run folder: its recipe, its tokenizers and its models."""
+
+    def __init__(self, folder: Path, recipe: Recipe, tokenizers: Tokenizers) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.tokenizers = tokenizers
+
+    @staticmethod
+    def create(folder: Path, recipe: Recipe, tokenizers: Tokenizers) -> Run:
+        """Begin a run: the folder and the files that stand in it from the first minute on."""
+        files = {
+            "run.json": json_bytes({"format": FORMAT, "nmt": nmt.__version__}),
+            "recipe.toml": recipe.to_toml().encode(),
+            "source.model": tokenizers.source.to_bytes(),
+        }
+        if not tokenizers.joint:
+            files["target.model"] = tokenizers.target.to_bytes()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                _write_flushed(folder / name, content)
+            _write_flushed(folder / MANIFEST, _manifest(files))
+            _flush_folder(folder)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: the run folder cannot be written: {error.strerror}") from error
+        return Run(folder, recipe, tokenizers)
+
+    @staticmethod
+    def open(folder: Path) -> Run:
+        """The run in ``folder``.
+
+        Raises CheckpointError where there is none, where a file is missing or damaged, or where it was written by a
+        newer version.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no such run folder")
+        if not (folder / "run.json").exists():
+            raise CheckpointError(f"{folder}: not a run folder: it has no run.json")
+        written = read_json(folder / "run.json")
+        if not isinstance(written.get("format"), int) or written["format"] > FORMAT:
+            raise CheckpointError(
+                f"{folder}: a run of format {written.get('format')}, written by nmt {written.get('nmt')}; "
+                f"this nmt {nmt.__version__} reads up to {FORMAT}: install a newer one"
+            )
+        check_folder(folder)
+        try:
+            recipe = load_recipe(folder / "recipe.toml")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        source = Tokenizer.load(folder / "source.model")
+        target = source if recipe.tokenizer.joint else Tokenizer.load(folder / "target.model")
+        return Run(folder, recipe, Tokenizers(source, target))
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The models in the folder, best validation first by the recipe's metric."""
+        found = []
+        for scores in (self.folder / "models").glob("*/scores.json"):
+            if scores.parent.name.startswith("."):
+                continue
+            content = read_json(scores)
+            found.append(Checkpoint(scores.parent, int(content["step"]), dict(content["scores"])))
+        metric = self.recipe.training.metric
+        return sorted(found, key=lambda one: (goodness(metric, one.scores), one.step), reverse=True)
+
+    def best(self) -> Checkpoint:
+        """The model that translates. Raises CheckpointError where there is none yet."""
+        checkpoints = self.checkpoints()
+        if not checkpoints:
+            raise CheckpointError(f"{self.folder}: no model has been saved in this run yet")
+        return checkpoints[0]
+
+    def checkpoint(self, which: str = "best") -> Checkpoint:
+        """A model by name: ``best``, ``average`` or ``step-N``. Raises CheckpointError where it is not there."""
+        if which == "best":
+            return self.best()
+        checkpoints = {one.name: one for one in self.checkpoints()}
+        if which not in checkpoints:
+            there = ", ".join(sorted(checkpoints)) or "none"
+            raise CheckpointError(f"{self.folder}: no checkpoint {which!r}; there are: {there}")
+        return checkpoints[which]
+
+    def load_model(self, which: str = "best", *, device: str = "cpu") -> Seq2Seq:
+        """The model of a checkpoint, in evaluation mode. Raises CheckpointError where it is damaged or does not fit."""
+        checkpoint = self.checkpoint(which)
+        check_folder(checkpoint.folder)
+        model = self.new_model()
+        load_weights(model, read_tensors(checkpoint.folder / "weights.safetensors"), str(checkpoint.folder))
+        return model.to(device).eval()
+
+    def new_model(self) -> Seq2Seq:
+        """An untrained model of the recipe's shape and the tokenizers' sizes."""
+        from nmt.models import build
+
+        return build(self.recipe.model, len(self.tokenizers.source), len(self.tokenizers.target))
+
+    def save_model(self, model: Seq2Seq, step: int, scores: Mapping[str, float], *, name: str = "") -> Checkpoint:
+        """Write a model and its validation scores as ``models/step-N``, or under another name."""
+        folder = self.folder / "models" / (name or f"step-{step}")
+        files = {
+            "weights.safetensors": tensor_bytes(weights(model)),
+            "scores.json": json_bytes({"step": step, "scores": dict(scores)}),
+        }
+        write_folder(folder, files)
+        return Checkpoint(folder, step, dict(scores))
+
+    def keep_best(self, count: int) -> None:
+        """Remove all ``models/step-N`` but the ``count`` best."""
+        steps = [one for one in self.checkpoints() if one.step]
+        for checkpoint in steps[count:]:
+            shutil.rmtree(checkpoint.folder, ignore_errors=True)
+
+
+def goodness(metric: str, scores: Mapping[str, float]) -> float:
+    """A score as a number of which more is better: a loss is turned round. Missing scores are the worst."""
+    value = scores.get(metric)
+    if value is None or value != value:
+        return float("-inf")
+    return -value if metric == "loss" else value
+
+
+def weights(model: Seq2Seq) -> dict[str, Tensor]:
+    """Every parameter once, by its first name, however many places share it."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def load_weights(model: Seq2Seq, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy ``tensors`` into ``model``. Raises CheckpointError where names or shapes are not the model's."""
+    import torch
+
+    parameters = dict(model.named_parameters())
+    if missing := sorted(parameters.keys() ^ tensors.keys()):
+        raise CheckpointError(f"{where}: not the weights of this recipe's model: {missing[0]} is on one side only")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.shape != tensors[name].shape:
+                raise CheckpointError(
+                    f"{where}: {name} has shape {tuple(tensors[name].shape)}, the recipe's model "
+                    f"{tuple(parameter.shape)}"
+                )
+            parameter.copy_(tensors[name])
+
+
+def latest_folder(parent: Path, check: Callable[[Path], None] = check_folder) -> tuple[Path | None, list[str]]:
+    """The newest whole ``step-N`` folder in ``parent``, and a sentence for every newer one that is damaged."""
+    folders = [path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    complaints = []
+    for folder in sorted(folders, key=lambda path: int(path.name.removeprefix("step-")), reverse=True):
+        try:
+            check(folder)
+        except CheckpointError as error:
+            complaints.append(str(error))
+        else:
+            return folder, complaints
+    return None, complaints

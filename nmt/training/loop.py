@@ -1,0 +1,240 @@
+"""The training loop: batches, loss, backward, clip, step, log, validate, save, stop.
+
+How batches, losses, scores and files are made lives elsewhere; what happens in which order is here.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from nmt.checkpoint import Checkpoint, Run, goodness
+from nmt.data.batching import Batch, BatchSource
+from nmt.errors import DivergedError, Interrupted
+from nmt.models import Seq2Seq
+from nmt.training.average import average
+from nmt.training.curves import draw_curves
+from nmt.training.loss import token_loss
+from nmt.training.precision import autocast
+from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
+from nmt.training.schedule import Schedule
+from nmt.training.signals import StopRequest
+from nmt.training.state import TrainingState
+from nmt.training.validation import Validator
+
+__all__ = ["Trainer"]
+
+#: Steps in a row whose gradient is not finite before training gives up.
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+@dataclass
+class _Interval:
+    """Sums since the last line of the log."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    norm: float = 0.0
+    steps: int = 0
+    start: float = 0.0
+
+
+class Trainer:
+    """Trains the model of one run from wherever its state stands to the end of its recipe."""
+
+    def __init__(
+        self, run: Run, state: TrainingState, source: BatchSource, validator: Validator, log: Log, reporter: Reporter
+    ) -> None:
+        self.run, self.state, self.source, self.validator = run, state, source, validator
+        self.log, self.reporter = log, reporter
+        self.config = run.recipe.training
+        self.device = next(state.model.parameters()).device
+        self.dtype = torch.float32
+        self._interval = _Interval()
+        self._skipped_in_a_row = 0
+        self._validated_at = -1
+        self._before = 0.0
+
+    def train(self, stop: StopRequest) -> Checkpoint:
+        """Train to ``max_steps`` or until ``patience`` is out; gives the model that translates.
+
+        Raises Interrupted after saving where ``stop`` was requested, DivergedError where gradients stay infinite.
+        """
+        position = self.state.position
+        self._begin()
+        while position.step < self.config.max_steps and not self._out_of_patience():
+            batches = self._next_batches()
+            loss, tokens = self._backward(batches)
+            norm = self._update()
+            self._tell(loss, tokens, norm)
+            if position.step % self.config.validate_every == 0:
+                self._validate()
+            if position.step % self.config.save_every == 0 or stop:
+                self._save()
+            if stop:
+                raise Interrupted(self._farewell(stop), stop.signal_number or signal.SIGTERM)
+        return self._finish()
+
+    # ------------------------------------------------------------------------------------------------------- a step
+
+    def _next_batches(self) -> list[Batch]:
+        """The batches of the next step; the position moves behind them."""
+        return [next(self._stream).to(self.device) for _ in range(self.config.accumulate)]
+
+    def _endless(self) -> Iterator[Batch]:
+        """Batches from the position on, epoch after epoch."""
+        position = self.state.position
+        while True:
+            for batch in self.source.batches(position.epoch, position.batch):
+                position.batch += 1
+                yield batch
+            position.epoch, position.batch = position.epoch + 1, 0
+
+    def _backward(self, batches: list[Batch]) -> tuple[float, int]:
+        """Gradients of the mean loss over all tokens of the step, however they fall into batches."""
+        model, smoothing = self.state.model, self.config.label_smoothing
+        tokens = sum(batch.target_tokens for batch in batches)
+        total = 0.0
+        for batch in batches:
+            with autocast(self.dtype, self.device):
+                decoded = model(batch)
+                loss = token_loss(
+                    decoded.features, model.output.weight, batch.target_out, batch.target_mask, smoothing=smoothing
+                ).loss
+            (loss / tokens).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total, tokens
+
+    def _update(self) -> float:
+        """One optimiser step; one whose gradient is not finite is skipped, counted, and raises after too many."""
+        state, position = self.state, self.state.position
+        parameters = list(state.model.parameters())
+        norm = float(clip_grad_norm_(parameters, self.config.clip_norm or math.inf))
+        position.step += 1
+        for group in state.optimizer.param_groups:
+            group["lr"] = state.schedule.learning_rate(position.step)
+        if math.isfinite(norm):
+            state.optimizer.step()
+            self._skipped_in_a_row = 0
+        else:
+            position.skipped += 1
+            self._skipped_in_a_row += 1
+            self.reporter.warn(f"step {position.step}: the gradient is not finite; the step is skipped")
+        state.optimizer.zero_grad(set_to_none=True)
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise DivergedError(
+                f"{self.run.folder}: {MAX_SKIPPED_IN_A_ROW} steps in a row up to step {position.step} had gradients "
+                f"that are not finite; lower training.learning_rate or lengthen training.schedule.warmup_steps"
+            )
+        return norm
+
+    # ---------------------------------------------------------------------------------------------- what is said of it
+
+    def _begin(self) -> None:
+        self.state.model.train()
+        self._stream = self._endless()
+        self._before = self.state.position.seconds
+        self._interval = _Interval(start=time.monotonic())
+        self._started = time.monotonic()
+
+    def _tell(self, loss: float, tokens: int, norm: float) -> None:
+        """Add the step to the interval; report it, and log the interval where it ends."""
+        position, interval = self.state.position, self._interval
+        now = time.monotonic()
+        position.tokens += tokens
+        position.seconds = self._before + now - self._started
+        interval.steps += 1
+        interval.tokens += tokens
+        if math.isfinite(loss) and math.isfinite(norm):
+            interval.loss += loss
+            interval.norm += norm
+        report = StepReport(
+            step=position.step,
+            epoch=position.epoch,
+            loss=interval.loss / max(interval.tokens, 1),
+            learning_rate=self.state.schedule.learning_rate(position.step),
+            gradient_norm=interval.norm / interval.steps,
+            tokens=position.tokens,
+            tokens_per_second=interval.tokens / max(now - interval.start, 1e-9),
+            seconds=position.seconds,
+            skipped=position.skipped,
+        )
+        self.reporter.stepped(report, self.config.max_steps)
+        if position.step % self.config.log_every == 0:
+            self.log.write("train", report)
+            self._interval = _Interval(start=now)
+
+    def _validate(self) -> None:
+        """Score the model, keep it where it is among the best, hear what the schedule makes of it."""
+        position = self.state.position
+        scores = self.validator(self.state.model, self.device, self.dtype)
+        value = goodness(self.config.metric, scores.by_metric())
+        best = position.best_score is None or value > position.best_score
+        if best:
+            position.best_score, position.best_step, position.waited = value, position.step, 0
+        else:
+            position.waited += 1
+        self.run.save_model(self.state.model, position.step, scores.by_metric())
+        self.run.keep_best(max(1, self.config.average))
+        self._validated_at = position.step
+        if self.state.schedule.validated(best):
+            self.reporter.note(f"step {position.step}: no better, the learning rate is cut")
+        report = ValidationReport(
+            position.step, scores.loss, scores.perplexity, scores.bleu, scores.chrf, scores.seconds, best
+        )
+        self.log.write("valid", report)
+        self.reporter.validated(report)
+        draw_curves(read_log(self.run.folder), self.run.folder / "curves.svg")
+        self._interval.start += scores.seconds
+
+    # ----------------------------------------------------------------------------------------------------- its end
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.state.position.waited
+
+    def _save(self) -> None:
+        self.state.save(self.run.folder, log_size=self.log.size)
+
+    def _farewell(self, stop: StopRequest) -> str:
+        return (
+            f"stopped by {stop.name} after step {self.state.position.step}, everything is saved; "
+            f"go on with --resume --out {self.run.folder}"
+        )
+
+    def _finish(self) -> Checkpoint:
+        """Validate the last step and the average of the best, and leave a checkpoint to go on from."""
+        if self._validated_at != self.state.position.step and self.state.position.best_step != self.state.position.step:
+            self._validate()
+        self._save()
+        candidates = self.run.checkpoints()[: self.config.average]
+        if len(candidates) > 1:
+            averaged: Seq2Seq = average(self.run, candidates).to(self.device)
+            scores = self.validator(averaged, self.device, self.dtype)
+            self.run.save_model(averaged, 0, scores.by_metric(), name="average")
+            self.reporter.note(
+                f"the average of the best {len(candidates)}: BLEU {scores.bleu:.2f}, perplexity {scores.perplexity:.2f}"
+            )
+        return self.run.best()
+
+
+def new_state(run: Run, device: torch.device) -> TrainingState:
+    """A model drawn from the recipe's seed, its optimiser and its schedule."""
+    config = run.recipe.training
+    torch.manual_seed(config.seed)
+    model = run.new_model().to(device)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    return TrainingState(model, optimizer, Schedule(config))

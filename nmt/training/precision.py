@@ -1,0 +1,39 @@
+"""In which type the products of training are made."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+__all__ = ["autocast", "resolve_precision"]
+
+
+def resolve_precision(wanted: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
+    """The type that a recipe's ``precision`` means on ``device``.
+
+    ``auto`` is bfloat16 where the processor multiplies it (AMX or AVX-512 BF16 on a CPU, Ampere and later on a GPU),
+    float32 elsewhere. Parameters and their updates are float32 either way.
+    """
+    match wanted:
+        case "float32":
+            return torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "auto":
+            return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and later can tell
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Make the products inside in ``dtype``; nothing changes for float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -1,0 +1,153 @@
+"""What training says while it runs, to a person, to ``log.jsonl`` and to TensorBoard.
+
+The loop reports figures; where they are shown is decided by the :class:`Reporter` that it was given. The run's own
+:class:`Log` keeps every report as a line of JSON, from which curves are drawn and to which a resumed run appends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["Log", "Reporter", "SilentReporter", "StepReport", "ValidationReport", "read_log"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """The figures of the steps since the last report. Losses are nats a target token, times are seconds."""
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    tokens_per_second: float
+    seconds: float
+    skipped: int
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """The figures of one validation. ``loss`` is the negative log-likelihood a target token in nats, unsmoothed."""
+
+    step: int
+    loss: float
+    perplexity: float
+    bleu: float
+    chrf: float
+    seconds: float
+    best: bool
+
+
+class Reporter(Protocol):
+    """Who is told of a training's progress."""
+
+    def note(self, text: str) -> None:
+        """A line worth reading."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """A line that should be read."""
+        ...
+
+    def prepared(self, done: int, total: int | None) -> None:
+        """So many pairs have been read and tokenised, of so many where that is known."""
+        ...
+
+    def stepped(self, report: StepReport, max_steps: int) -> None:
+        """A step is done; ``report`` covers the steps since the last logged one."""
+        ...
+
+    def validated(self, report: ValidationReport) -> None:
+        """A validation is done."""
+        ...
+
+
+class SilentReporter:
+    """Tells nobody."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
+
+    def prepared(self, done: int, total: int | None) -> None:
+        """Say nothing."""
+
+    def stepped(self, report: StepReport, max_steps: int) -> None:
+        """Say nothing."""
+
+    def validated(self, report: ValidationReport) -> None:
+        """Say nothing."""
+
+
+class Log:
+    """``log.jsonl``: one report a line, kept in step with the checkpoints.
+
+    A checkpoint remembers the log's size; going on from it cuts the log there, so that steps done twice are told once.
+    With ``tensorboard`` every figure is an event in the run folder's ``tensorboard`` too.
+    """
+
+    def __init__(self, folder: Path, *, size: int | None = None, tensorboard: bool = False) -> None:
+        self.path = folder / "log.jsonl"
+        self._stream = self.path.open("ab")
+        if size is not None and self.size > size:
+            self._stream.truncate(size)
+        self._events: Any = _summary_writer(folder / "tensorboard") if tensorboard else None
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, all of them handed to the system."""
+        self._stream.flush()
+        return os.fstat(self._stream.fileno()).st_size
+
+    def write(self, kind: str, report: StepReport | ValidationReport) -> None:
+        """Append a report under the name ``train`` or ``valid``."""
+        figures = asdict(report)
+        self._stream.write(json.dumps({"type": kind, **figures}).encode() + b"\n")
+        self._stream.flush()
+        if self._events is not None:
+            for name, value in figures.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    self._events.add_scalar(f"{kind}/{name}", value, report.step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stream.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _summary_writer(folder: Path) -> Any:
+    """TensorBoard's writer. Raises ConfigError where TensorBoard is not installed."""
+    from nmt.errors import ConfigError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "training.tensorboard = true needs TensorBoard: pip install 'nmt[tensorboard]', or set it to false"
+        ) from error
+    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+
+def read_log(folder: Path) -> list[Mapping[str, Any]]:
+    """The reports in a run folder's log, in order; a last line that was cut short is left out."""
+    path = folder / "log.jsonl"
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records

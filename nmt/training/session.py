@@ -1,0 +1,189 @@
+"""From a recipe to a trained run: everything around the loop, in the order in which it can go wrong.
+
+What costs nothing is checked first: the folder can be written and nobody else writes there, the corpora can be read.
+Then tokenizers, token ids, model, and the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nmt.checkpoint import Checkpoint, Run
+from nmt.config import Recipe
+from nmt.data.batching import BatchSource
+from nmt.data.corpus import read_eval_pairs
+from nmt.data.filters import find_overlaps
+from nmt.data.store import prepare
+from nmt.data.tokenizer import Tokenizers, train_tokenizers
+from nmt.errors import CheckpointError, ConfigError, TrainingError
+from nmt.training.allocator import keep_freed_memory
+from nmt.training.loop import Trainer, new_state
+from nmt.training.precision import resolve_precision
+from nmt.training.report import Log, Reporter
+from nmt.training.signals import StopRequest
+from nmt.training.validation import Validator
+
+__all__ = ["Session", "pick_device", "store_folder", "train"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a recipe is run, and how to begin. ``force`` goes on although the recipe is another than the run's."""
+
+    folder: Path
+    resume: bool = False
+    force: bool = False
+    device: str = "auto"
+    store: Path | None = None
+
+
+def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
+    """Train ``recipe`` in ``session.folder``; gives the model that translates.
+
+    Raises ConfigError for a recipe without training or validation corpus or a folder that holds a run already,
+    DataError for corpora that break their contract, CheckpointError for a run that cannot be gone on with, and what
+    :meth:`~nmt.training.loop.Trainer.train` raises.
+    """
+    if not recipe.data.train or recipe.data.valid is None:
+        what = "data.train" if not recipe.data.train else "data.valid"
+        raise ConfigError(f"the recipe has no {what}; name corpora there, or a folder with --data")
+    keep_freed_memory()
+    with _folder(session.folder):
+        device = pick_device(session.device)
+        run = _resumed(recipe, session) if session.resume else _begun(recipe, session, reporter)
+        recipe = run.recipe
+        training = recipe.training
+        state = new_state(run, device)
+        log_size = None
+        if session.resume:
+            log_size, complaints = state.load(run.folder)
+            for complaint in complaints:
+                reporter.warn(f"{complaint}; going on from the one before")
+            if state.position.step >= training.max_steps:
+                reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
+                return run.best()
+        store = prepare(recipe.data, run.tokenizers, session.store or store_folder(), progress=reporter.prepared)
+        reporter.note(store.report.text())
+        assert recipe.data.valid is not None
+        valid = read_eval_pairs(recipe.data.valid)
+        _report_overlaps(recipe, reporter)
+        source = BatchSource(
+            store,
+            run.tokenizers,
+            batch_tokens=training.batch_tokens,
+            seed=training.seed,
+            sampling=recipe.tokenizer.sampling > 0,
+        )
+        validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
+        with contextlib.closing(Log(run.folder, size=log_size, tensorboard=training.tensorboard)) as log:
+            trainer = Trainer(run, state, source, validator, log, reporter)
+            trainer.dtype = resolve_precision(training.precision, device)
+            reporter.note(_summary(run, state.model, trainer.dtype, device))
+            if not session.resume:
+                state.save(run.folder, log_size=0)
+            with StopRequest() as stop:
+                return trainer.train(stop)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is a GPU where there is one. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name}: cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def store_folder() -> Path:
+    """Where token ids are kept from run to run: ``$XDG_CACHE_HOME/nmt``, or ``~/.cache/nmt``."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "nmt"
+
+
+def _begun(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
+    """A new run: its tokenizers are loaded or trained, its folder holds recipe and tokenizers."""
+    if (session.folder / "run.json").exists():
+        raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
+    tokenizers = _tokenizers(recipe, reporter)
+    return Run.create(session.folder, recipe, tokenizers)
+
+
+def _tokenizers(recipe: Recipe, reporter: Reporter) -> Tokenizers:
+    config = recipe.tokenizer
+    if config.source_model is None:
+        reporter.note(f"training a {'joint ' if config.joint else ''}{config.type} tokenizer of {config.vocabulary}")
+    return train_tokenizers(recipe.data, config, seed=recipe.training.seed)
+
+
+def _resumed(recipe: Recipe, session: Session) -> Run:
+    """The run in the folder, if its recipe is the given one."""
+    if not (session.folder / "run.json").exists():
+        raise CheckpointError(f"{session.folder}: there is no run to resume; leave out --resume to begin one")
+    run = Run.open(session.folder)
+    differences = _differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    if not differences:
+        return run
+    if not session.force:
+        raise ConfigError(
+            f"{session.folder}: the recipe is not the one this run began with: {'; '.join(differences)}; "
+            f"--force goes on with the new one"
+        )
+    return Run.create(session.folder, recipe, run.tokenizers)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Every key whose value differs, as ``key: old -> new``."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before} -> {after}")
+    return found
+
+
+def _report_overlaps(recipe: Recipe, reporter: Reporter) -> None:
+    for overlap in find_overlaps(recipe.data):
+        reporter.warn(overlap.text())
+
+
+def _summary(run: Run, model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> str:
+    config = run.recipe.model
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return (
+        f"{run.folder}: {config.encoder.type} encoder, {config.decoder.type} decoder, "
+        f"{parameters / 1e6:.1f} million parameters, {str(dtype).removeprefix('torch.')} products on {device}, "
+        f"{torch.get_num_threads()} threads"
+    )
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """The run folder, there, writable, and nobody else's meanwhile."""
+    lock = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("wb")
+    except OSError as error:
+        raise TrainingError(f"{folder}: the run folder cannot be written: {error.strerror}") from error
+    with stream:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise TrainingError(f"{folder}: another training is running in this folder") from error
+        yield

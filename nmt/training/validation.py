@@ -1,0 +1,95 @@
+"""How good the model is on sentences it does not train on: loss, and BLEU and chrF of what it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nmt.config import DecodingConfig, TrainingConfig
+from nmt.data.batching import Batch, collate
+from nmt.data.corpus import Pair
+from nmt.data.tokenizer import Tokenizers
+from nmt.decoding.scoring import evaluating
+from nmt.decoding.translator import Translator
+from nmt.evaluation.metrics import Tokenization, default_tokenization, evaluate
+from nmt.models import Seq2Seq
+from nmt.training.loss import perplexity, token_loss
+from nmt.training.precision import autocast
+
+__all__ = ["Scores", "Validator"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One validation. ``loss`` is the negative log-likelihood a target token in nats, ``seconds`` what it took."""
+
+    loss: float
+    perplexity: float
+    bleu: float
+    chrf: float
+    seconds: float
+
+    def by_metric(self) -> dict[str, float]:
+        """The scores under the names that ``training.metric`` knows."""
+        return {"loss": self.loss, "perplexity": self.perplexity, "bleu": self.bleu, "chrf": self.chrf}
+
+
+class Validator:
+    """Scores a model on one fixed set of pairs, blank lines included in BLEU as everywhere."""
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        tokenizers: Tokenizers,
+        training: TrainingConfig,
+        decoding: DecodingConfig,
+        target_language: str,
+    ) -> None:
+        self.pairs = pairs
+        self.tokenizers = tokenizers
+        self.decoding = decoding.model_copy(update={"beam": training.validation_beam or decoding.beam})
+        self.tokenize: Tokenization = (
+            default_tokenization(target_language) if training.bleu_tokenize == "auto" else training.bleu_tokenize
+        )
+        self.batches = list(_batches(pairs, tokenizers, training.batch_tokens))
+
+    def __call__(self, model: Seq2Seq, device: torch.device, dtype: torch.dtype) -> Scores:
+        """Validate ``model``: it is in evaluation mode meanwhile and afterwards as it was."""
+        start = time.monotonic()
+        with evaluating(model), torch.inference_mode(), autocast(dtype, device):
+            nll, tokens = 0.0, 0
+            for batch in self.batches:
+                moved = batch.to(device)
+                decoded = model(moved)
+                loss = token_loss(decoded.features, model.output.weight, moved.target_out, moved.target_mask)
+                nll += float(loss.negative_log_likelihood)
+                tokens += moved.target_tokens
+            translator = Translator(model, self.tokenizers, self.decoding, device)
+            hypotheses = [one.text for one in translator.translate(pair.source for pair in self.pairs)]
+        bleu, chrf = evaluate(
+            hypotheses, [[pair.target for pair in self.pairs]], metrics=("bleu", "chrf"), tokenize=self.tokenize
+        )
+        seconds = time.monotonic() - start
+        return Scores(nll / max(tokens, 1), perplexity(nll, tokens), bleu.value, chrf.value, seconds)
+
+
+def _batches(pairs: Sequence[Pair], tokenizers: Tokenizers, batch_tokens: int) -> Iterator[Batch]:
+    """The pairs with something on both sides in order of length, as many a batch as training has."""
+    real = [pair for pair in pairs if pair.source.strip() and pair.target.strip()]
+    ids = sorted(
+        ((tokenizers.source.encode(pair.source), tokenizers.target.encode(pair.target)) for pair in real),
+        key=lambda both: max(len(both[0]), len(both[1])),
+    )
+    target = tokenizers.target
+    group: list[tuple[list[int], list[int]]] = []
+    for one in ids:
+        longest = max(len(one[0]), len(one[1])) + 1
+        if group and (len(group) + 1) * longest > batch_tokens:
+            yield collate(group, range(len(group)), pad_id=target.pad_id, bos_id=target.bos_id, eos_id=target.eos_id)
+            group = []
+        group.append(one)
+    if group:
+        yield collate(group, range(len(group)), pad_id=target.pad_id, bos_id=target.bos_id, eos_id=target.eos_id)

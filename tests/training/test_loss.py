@@ -1,0 +1,77 @@
+"""The chunked loss is torch's cross-entropy, value and gradient."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from nmt.training import loss as loss_module
+from nmt.training.loss import perplexity, token_loss
+
+ROWS, LENGTH, WIDTH, VOCABULARY = 3, 5, 8, 30
+
+
+def problem(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    features = torch.randn(ROWS, LENGTH, WIDTH, dtype=dtype, requires_grad=True)
+    weight = torch.randn(VOCABULARY, WIDTH, dtype=dtype, requires_grad=True)
+    targets = torch.randint(0, VOCABULARY, (ROWS, LENGTH))
+    mask = torch.arange(LENGTH) < torch.tensor([[5], [2], [4]])
+    return features, weight, targets, mask
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [1, 4 * VOCABULARY, 10**6], ids=["a row a chunk", "four rows", "all at once"])
+def test_value_and_gradients_are_those_of_torch(smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_NUMBERS", chunk)
+    features, weight, targets, mask = problem()
+    ours = token_loss(features, weight, targets, mask, smoothing=smoothing)
+    logits = (features @ weight.T)[mask]
+    theirs = functional.cross_entropy(logits, targets[mask], label_smoothing=smoothing, reduction="sum")
+    torch.testing.assert_close(ours.loss, theirs)
+    torch.testing.assert_close(
+        ours.negative_log_likelihood, functional.cross_entropy(logits, targets[mask], reduction="sum")
+    )
+    ours_gradients = torch.autograd.grad(ours.loss * 0.5, (features, weight))
+    their_gradients = torch.autograd.grad(theirs * 0.5, (features, weight))
+    torch.testing.assert_close(ours_gradients, their_gradients)
+
+
+def test_padding_gives_neither_loss_nor_gradient() -> None:
+    features, weight, targets, mask = problem()
+    loss = token_loss(features, weight, targets, mask).loss
+    (gradient,) = torch.autograd.grad(loss, features)
+    assert gradient[~mask].abs().max() == 0
+    changed = torch.where(mask, targets, 7)
+    assert token_loss(features, weight, changed, mask).loss == loss
+
+
+def test_huge_logits_stay_finite() -> None:
+    features, weight, targets, mask = problem(torch.float32)
+    loss = token_loss(features * 1e4, weight, targets, mask, smoothing=0.1).loss
+    assert math.isfinite(loss.item())
+
+
+def test_under_autocast_the_value_is_that_of_bfloat16_products() -> None:
+    features, weight, targets, mask = problem(torch.float32)
+    exact = token_loss(features, weight, targets, mask).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = token_loss(features, weight, targets, mask).loss
+    assert narrow.dtype == torch.float32
+    assert narrow != exact
+    assert narrow.item() == pytest.approx(exact.item(), rel=0.01)
+
+
+def test_no_gradient_is_made_where_none_is_wanted() -> None:
+    features, weight, targets, mask = problem()
+    with torch.inference_mode():
+        loss = token_loss(features, weight, targets, mask).loss
+    assert not loss.requires_grad
+
+
+def test_perplexity_is_the_exponential_of_the_mean() -> None:
+    assert perplexity(10 * math.log(7), 10) == pytest.approx(7)
+    assert perplexity(1e6, 1) == math.inf
