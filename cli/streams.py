@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from nmt.errors import NmtError
 from nmt_cli import console
 
 if TYPE_CHECKING:
@@ -39,11 +40,13 @@ OnBadBytes = Annotated[
 def input_lines(path: Path, *, on_bad_bytes: Literal["error", "replace"] = "error") -> Iterator[str]:
     """The lines of a file or of stdin, each as soon as it is there.
 
-    Raises DataError with file, line and byte for what is not text.
+    Raises DataError with file, line and byte for what is not text, NmtError where stdin is closed.
     """
     from nmt.data.text import read_lines
 
-    if path == STANDARD and sys.stdin is not None and sys.stdin.isatty():
+    if path == STANDARD and sys.stdin is None:
+        raise NmtError("standard input is closed: there is nothing to read from")
+    if path == STANDARD and sys.stdin.isatty():
         console.note("reading from the terminal, a sentence a line; end with Ctrl-D")
     return read_lines(path, on_bad_bytes=on_bad_bytes)
 
