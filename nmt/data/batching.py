@@ -16,8 +16,8 @@ __all__ = ["Batch", "collate", "pad"]
 class Batch:
     """Sentence pairs as tensors, built once: nothing downstream looks for pad ids.
 
-    A source ends with EOS. ``target_in`` starts with BOS, ``target_out`` ends with EOS, the rest is the same: position t
-    of ``target_in`` is read to predict position t of ``target_out``. Masks are True where the token is real. ``rows``
+    A source ends with EOS. ``target_in`` starts with BOS, ``target_out`` ends with EOS, the rest is the same: position
+    t of ``target_in`` is read to predict position t of ``target_out``. Masks are True where the token is real. ``rows``
     says which pair of the corpus each row is.
     """
 

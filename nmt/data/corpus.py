@@ -1,0 +1,310 @@
+"""Corpora of sentence pairs, whatever they are kept in: two text files, TSV, JSONL, or what ``datasets`` loads.
+
+One reader a format, each a generator of :class:`Pair` in the corpus' own order, holding one pair at a time. Readers
+keep every pair, blank sides too: what is dropped, and why, is :mod:`nmt.data.filters`' business. To add a format: a
+class in :mod:`nmt.config` and a reader here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+from nmt.config import AnyCorpus, DataConfig, DatasetsCorpus, JsonlCorpus, TextCorpus, TsvCorpus
+from nmt.data.text import COMPRESSIONS, count_lines, read_lines
+from nmt.errors import ConfigError, DataError
+
+__all__ = ["Pair", "read_eval_pairs", "read_pairs", "with_folder"]
+
+VALID_NAMES = ("valid", "validation", "val", "dev")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A sentence and its translation, raw text in one line each."""
+
+    source: str
+    target: str
+
+
+def read_pairs(corpus: AnyCorpus) -> Iterator[Pair]:
+    """All pairs of a corpus in order, blank sides included.
+
+    Raises DataError, with file and line, for text that breaks the contract: unequal line counts (both numbers are
+    named, before the first pair), bytes that are not UTF-8, a column or field that is not there.
+    """
+    match corpus:
+        case TextCorpus():
+            return _read_text(corpus)
+        case TsvCorpus():
+            return _read_tsv(corpus)
+        case JsonlCorpus():
+            return _read_jsonl(corpus)
+        case DatasetsCorpus():
+            return _read_datasets(corpus)
+        case _:
+            assert_never(corpus)
+
+
+def read_eval_pairs(corpus: AnyCorpus) -> list[Pair]:
+    """All pairs of a validation or test set: never filtered, blank lines kept, so that line n is line n.
+
+    Raises DataError as :func:`read_pairs` does, and for a set without any pair.
+    """
+    pairs = list(read_pairs(corpus))
+    if not pairs:
+        raise DataError(f"{describe(corpus)}: there are no sentence pairs in it")
+    return pairs
+
+
+def describe(corpus: AnyCorpus) -> str:
+    """What messages call a corpus."""
+    match corpus:
+        case TextCorpus():
+            return f"{corpus.source} and {corpus.target}"
+        case TsvCorpus() | JsonlCorpus():
+            return str(corpus.path)
+        case DatasetsCorpus():
+            return f"{corpus.dataset} ({corpus.split})"
+        case _:
+            assert_never(corpus)
+
+
+# ------------------------------------------------------------------------------------------------------------- readers
+
+
+def _read_text(corpus: TextCorpus) -> Iterator[Pair]:
+    counts = count_lines(corpus.source), count_lines(corpus.target)
+    if counts[0] != counts[1]:
+        raise DataError(
+            f"{corpus.source} has {counts[0]} lines, {corpus.target} has {counts[1]}: they must pair up line by line"
+        )
+    for source, target in zip(read_lines(corpus.source), read_lines(corpus.target), strict=True):
+        yield Pair(source, target)
+
+
+def _read_tsv(corpus: TsvCorpus) -> Iterator[Pair]:
+    """Columns are what stands between tabs, quotes being characters like any other, as in the field's corpora."""
+    lines = read_lines(corpus.path)
+    first = 1
+    source, target = corpus.source, corpus.target
+    if isinstance(source, str) or isinstance(target, str):
+        names = next(lines, "").split("\t")
+        first = 2
+        source, target = _column(corpus.path, names, source), _column(corpus.path, names, target)
+    for column in (source, target):
+        if column < 1:
+            raise ConfigError(f"{corpus.path}: there is no column {column}: columns are counted from 1")
+    needed = max(source, target)
+    for number, line in enumerate(lines, first):
+        columns = line.split("\t")
+        if len(columns) < needed:
+            if not line.strip():
+                yield Pair("", "")
+                continue
+            raise DataError(
+                f"{corpus.path}:{number}: column {needed} is missing: the line has {len(columns)}, "
+                f"columns being what stands between tabs"
+            )
+        yield Pair(columns[source - 1], columns[target - 1])
+
+
+def _column(path: Path, names: list[str], column: int | str) -> int:
+    """The number of a column given by number or by name, from 1."""
+    if isinstance(column, int):
+        return column
+    if column not in names:
+        raise DataError(f"{path}:1: there is no column {column!r}; the first line names {', '.join(map(repr, names))}")
+    return names.index(column) + 1
+
+
+def _read_jsonl(corpus: JsonlCorpus) -> Iterator[Pair]:
+    for number, line in enumerate(read_lines(corpus.path), 1):
+        where = f"{corpus.path}:{number}"
+        if not line.strip():
+            yield Pair("", "")
+            continue
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(f"{where}: not JSON: {error}") from error
+        yield Pair(_field(record, corpus.source, where), _field(record, corpus.target, where))
+
+
+def _field(record: Any, name: str, where: str) -> str:
+    """The text at ``name`` in a record, dots going down; null is blank.
+
+    Raises DataError where there is none, where it is no text, and where no UTF-8 could hold it.
+    """
+    value = record
+    if not (isinstance(value, Mapping) and name in value):
+        for part in name.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                known = ", ".join(map(repr, value)) if isinstance(value, Mapping) else "no names"
+                raise DataError(f"{where}: there is no {name!r}: {part!r} is not among {known}")
+            value = value[part]
+    else:
+        value = value[name]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {name!r} is not text but {json.dumps(value, default=str)[:60]}")
+    return _one_line(value, name, where)
+
+
+def _one_line(text: str, name: str, where: str) -> str:
+    """The text in one line: a sentence is a line everywhere else."""
+    if "\n" in text or "\r" in text:
+        text = text.replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: character {error.start + 1} of {name!r} is half of a surrogate pair, which is no text"
+            ) from error
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------ datasets
+
+
+def _read_datasets(corpus: DatasetsCorpus) -> Iterator[Pair]:
+    """The rows, read an Arrow table at a time; messages count rows from 1."""
+    name = describe(corpus)
+    rows = load_dataset(corpus)
+    columns = rows.column_names
+    wanted = []
+    for column in (corpus.source, corpus.target):
+        wanted.append(column if columns is None or column in columns else column.split(".")[0])
+        if columns is not None and wanted[-1] not in columns:
+            raise DataError(f"{name}: there is no column {column!r}; it has {', '.join(map(repr, columns))}")
+    number = 0
+    try:
+        for table in rows.with_format("arrow").iter(batch_size=1000):
+            for column in wanted:
+                if column not in table.column_names:
+                    raise DataError(f"{name}: there is no column {column!r}")
+            for source, target in zip(*(table.column(column).to_pylist() for column in wanted), strict=True):
+                number += 1
+                record = {wanted[0]: source, wanted[1]: target}
+                where = f"{name}, row {number}"
+                yield Pair(_field(record, corpus.source, where), _field(record, corpus.target, where))
+    except _unreadable() as error:
+        raise DataError(f"{name}, after row {number}: cannot be read: {_first_line(error)}") from error
+
+
+def load_dataset(corpus: DatasetsCorpus) -> Any:
+    """The data set as ``datasets`` gives it: a hub id, a local folder or file, or what ``save_to_disk`` wrote.
+
+    Raises ConfigError for one that is not there or has no such split, DataError for one that cannot be read.
+    """
+    import logging
+
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what fails is said by the error raised here, on one line
+    try:
+        if Path(corpus.dataset, "state.json").exists() or Path(corpus.dataset, "dataset_dict.json").exists():
+            saved = datasets.load_from_disk(corpus.dataset)
+            return saved[corpus.split] if isinstance(saved, datasets.DatasetDict) else saved
+        path, options = _loader(corpus)
+        builder = datasets.load_dataset_builder(path, corpus.name, **options)
+        if builder.dataset_name == "text" or type(builder).__name__ == "Text":
+            raise ConfigError(
+                f"data set {corpus.dataset!r} is plain text, whose lines 'datasets' splits otherwise than at their "
+                f"ends: read it with format = 'text'"
+            )
+        if hasattr(builder.config, "keep_default_na"):
+            options["keep_default_na"] = False  # or the words NA, null, None and nan would be nothing at all
+        return datasets.load_dataset(path, corpus.name, split=corpus.split, streaming=corpus.streaming, **options)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise ConfigError(f"data set {corpus.dataset!r} cannot be found: {_first_line(error)}") from error
+    except _unreadable() as error:
+        raise DataError(f"data set {corpus.dataset!r} cannot be read: {_first_line(error)}") from error
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"data set {corpus.dataset!r} cannot be loaded: {_first_line(error)}") from error
+
+
+_FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+
+
+def _loader(corpus: DatasetsCorpus) -> tuple[str, dict[str, Any]]:
+    """What to ask ``datasets`` for: a file needs its format's name, a folder and a hub id are known by themselves."""
+    path = Path(corpus.dataset)
+    if not path.is_file():
+        return corpus.dataset, {}
+    formats = {
+        ".parquet": "parquet",
+        ".arrow": "arrow",
+        ".csv": "csv",
+        ".tsv": "csv",
+        ".json": "json",
+        ".jsonl": "json",
+    }
+    if path.suffix not in formats:
+        raise ConfigError(f"data set {path}: not one of {', '.join(formats)}, nor a folder, nor the name of a data set")
+    return formats[path.suffix], {"data_files": {corpus.split: str(path)}} | (
+        {"sep": "\t"} if path.suffix == ".tsv" else {}
+    )
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What ``datasets`` raises for files that are damaged or not of one form."""
+    import pyarrow
+    from datasets.exceptions import DatasetGenerationError
+
+    return DatasetGenerationError, pyarrow.ArrowException, UnicodeDecodeError
+
+
+def _first_line(error: BaseException) -> str:
+    """The reason, without the lines of advice and the wrapping around it."""
+    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+    return (str(cause) or type(cause).__name__).strip().splitlines()[0].rstrip(".")
+
+
+# -------------------------------------------------------------------------------------------------------- a data folder
+
+
+def with_folder(data: DataConfig, folder: Path) -> DataConfig:
+    """The same recipe on the files of a folder: ``train``, ``valid`` and ``test``, ending in the two languages.
+
+    ``train.en`` and ``train.de.gz`` pair up where the languages are ``en`` and ``de``; the validation set may be called
+    validation, val or dev as well. What the folder lacks the recipe lacks too. Raises ConfigError where it has none of
+    them, one without the other, or two that could be meant.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--data {folder}: there is no such folder")
+    found = {name: _find(folder, names, data) for name, names in _SPLITS.items()}
+    if not any(found.values()):
+        raise ConfigError(
+            f"--data {folder}: has no train, valid or test file ending in .{data.source} and .{data.target}, "
+            f"the recipe's data.source and data.target"
+        )
+    train = found.pop("train")
+    return data.model_copy(update={"train": () if train is None else (train,), **found})
+
+
+_SPLITS = {"train": ("train",), "valid": VALID_NAMES, "test": ("test",)}
+
+
+def _find(folder: Path, names: tuple[str, ...], data: DataConfig) -> TextCorpus | None:
+    """The two files of one split, or None."""
+    found = []
+    for language in (data.source, data.target):
+        endings = ("", *COMPRESSIONS)
+        files = [folder / f"{name}.{language}{ending}" for name in names for ending in endings]
+        files = [file for file in files if file.exists()]
+        if len(files) > 1:
+            raise ConfigError(f"--data {folder}: both {files[0].name} and {files[1].name} are there; which is meant?")
+        found += files
+    if len(found) == 1:
+        raise ConfigError(
+            f"--data {folder}: {found[0].name} is there without its other side; "
+            f"the languages are {data.source} and {data.target}"
+        )
+    return TextCorpus(source=found[0], target=found[1]) if found else None

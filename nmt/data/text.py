@@ -1,0 +1,263 @@
+r"""Lines of text out of files and pipes, and into them.
+
+A line ends at ``\n`` and nowhere else: U+2028, form feeds and lone carriage returns are characters like any other
+(they would end a line for ``str.splitlines``, and the two files of a parallel corpus would fall out of step). One
+carriage return before the ``\n`` is dropped, as is a byte order mark at the start of the file. Compressed files are
+known by their first bytes, whatever they are called.
+"""
+
+from __future__ import annotations
+
+import bz2
+import functools
+import gzip
+import io
+import lzma
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal, Self, cast
+
+import zstandard
+
+from nmt.errors import DataError, NmtError
+
+__all__ = ["COMPRESSIONS", "LineWriter", "OnBadBytes", "count_lines", "decode_lines", "open_binary", "read_lines"]
+
+OnBadBytes = Literal["error", "replace"]
+
+STANDARD = Path("-")
+COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")
+"""The endings that :class:`LineWriter` compresses for, and that ``--data`` looks for."""
+
+_MARK = b"\xef\xbb\xbf"
+_CHUNK = 1 << 20
+
+
+def read_lines(path: Path, *, on_bad_bytes: OnBadBytes = "error") -> Iterator[str]:
+    """The lines of a file, plain or compressed, without their ends; ``-`` is standard input.
+
+    ``on_bad_bytes`` says what becomes of bytes that are not UTF-8: an error, or U+FFFD. Raises DataError for a file
+    that cannot be read, names file, line and byte for bytes that are not UTF-8, and ends no truncated archive quietly.
+    """
+    with open_binary(path) as stream:
+        yield from decode_lines(stream, _name(path), on_bad_bytes=on_bad_bytes)
+
+
+def decode_lines(stream: BinaryIO, name: str, *, on_bad_bytes: OnBadBytes = "error") -> Iterator[str]:
+    """The lines of a stream of bytes, each as soon as it is whole; ``name`` stands for the stream in messages.
+
+    Raises DataError as :func:`read_lines` does.
+    """
+    number = 0
+    try:
+        for number, line in enumerate(stream, 1):
+            yield _decode(line, name, number, on_bad_bytes)
+    except _DAMAGED as error:
+        raise DataError(f"{name}:{number + 1}: the compressed file is damaged or cut short: {error}") from error
+
+
+def _decode(line: bytes, name: str, number: int, on_bad_bytes: OnBadBytes) -> str:
+    """One line without its end, and without the mark if it is the first."""
+    start = len(_MARK) if number == 1 and line.startswith(_MARK) else 0
+    end = len(line)
+    if end > start and line[end - 1] == 10:
+        end -= 1
+    if end > start and line[end - 1] == 13:
+        end -= 1
+    content = line[start:end]
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if on_bad_bytes == "replace":
+            return content.decode("utf-8", "replace")
+        place = start + error.start
+        raise DataError(
+            f"{name}:{number}: byte {place + 1} is not UTF-8: 0x{line[place]:02x} ({error.reason}); "
+            f"convert the text to UTF-8"
+        ) from error
+
+
+def count_lines(path: Path) -> int:
+    """The number of lines of a file, a last one without its end counted; remembered while the file does not change.
+
+    Raises DataError for a file that cannot be read or is damaged.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return _count_lines(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _count_lines(path: Path, size: int, changed: int) -> int:
+    lines, last = 0, b"\n"
+    try:
+        with open_binary(path) as stream:
+            while chunk := stream.read(_CHUNK):
+                lines += chunk.count(b"\n")
+                last = chunk[-1:]
+    except _DAMAGED as error:
+        raise DataError(f"{path}:{lines + 1}: the compressed file is damaged or cut short: {error}") from error
+    return lines + (last != b"\n")
+
+
+# ---------------------------------------------------------------------------------------------------------- compression
+
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+"""What the decompressors raise for files that are not what they began as (bz2's OSError is turned into EOFError)."""
+
+
+@contextmanager
+def open_binary(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed where its first bytes say so; ``-`` is standard input, which stays open.
+
+    Raises DataError for a file that cannot be opened; reading may raise EOFError and its like for damaged archives.
+    """
+    if path == STANDARD:
+        yield _decompress(cast(io.BufferedReader, sys.stdin.buffer))
+        return
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder, not a file")
+        raw = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    with raw:
+        yield _decompress(raw)
+
+
+def _decompress(raw: io.BufferedReader) -> BinaryIO:
+    start = raw.peek(16)[:16] if hasattr(raw, "peek") else b""
+    if start.startswith(b"\x1f\x8b"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+    if start.startswith(b"\xfd7zXZ\x00"):
+        return cast(BinaryIO, lzma.LZMAFile(raw))
+    if start.startswith(b"BZh") and start[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
+        return cast(BinaryIO, io.BufferedReader(_Bzip(raw)))
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        return cast(BinaryIO, io.BufferedReader(_Zstandard(raw), _CHUNK))
+    return raw
+
+
+class _Bzip(io.RawIOBase):
+    """bz2.BZ2File whose complaint of bad data is told apart from the system's failures."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._file = bz2.BZ2File(raw)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        try:
+            return self._file.readinto(buffer)
+        except OSError as error:
+            if error.errno is None:
+                raise EOFError(str(error)) from error
+            raise
+
+
+class _Zstandard(io.RawIOBase):
+    """Frames of zstandard one after the other; the library's own reader takes a cut frame for the end of the file."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._decoder = zstandard.ZstdDecompressor()
+        self._frame = self._decoder.decompressobj()
+        self._inside = False
+        self._pending = b""
+        self._output = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._output:
+            chunk = self._pending or self._raw.read(_CHUNK // 8)
+            self._pending = b""
+            if not chunk:
+                if self._inside:
+                    raise EOFError("the last frame is not complete")
+                return 0
+            if not self._inside:
+                self._frame = self._decoder.decompressobj()
+                self._inside = True
+            self._output = memoryview(self._frame.decompress(chunk))
+            if self._frame.eof:
+                self._pending = self._frame.unused_data
+                self._inside = False
+        size = min(len(buffer), len(self._output))
+        buffer[:size] = self._output[:size]
+        self._output = self._output[size:]
+        return size
+
+
+# --------------------------------------------------------------------------------------------------------------- output
+
+
+class LineWriter:
+    """Writes lines of UTF-8 to a file, compressed as its ending says, or to stdout, where each appears at once."""
+
+    def __init__(self, stream: BinaryIO, below: BinaryIO | None, name: Path) -> None:
+        """Write to ``stream``; ``below`` is the file under a compressing stream, closed with it."""
+        self._stream, self._below, self._name = stream, below, name
+        self._standard = name == STANDARD
+
+    @classmethod
+    def open(cls, path: Path) -> LineWriter:
+        """A writer to ``path``; ``-`` is stdout. Raises NmtError where the file cannot be written."""
+        if path == STANDARD:
+            return cls(sys.stdout.buffer, None, path)
+        try:
+            raw = path.open("wb")
+        except OSError as error:
+            raise NmtError(f"{path}: cannot be written: {error.strerror}") from error
+        compress: dict[str, Callable[[BinaryIO], object]] = {
+            ".gz": lambda raw: gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0),
+            ".bz2": lambda raw: bz2.BZ2File(raw, "wb"),
+            ".xz": lambda raw: lzma.LZMAFile(raw, "wb"),  # noqa: SIM115
+            ".zst": lambda raw: zstandard.ZstdCompressor().stream_writer(raw, closefd=False),
+        }
+        if path.suffix not in compress:
+            return cls(raw, None, path)
+        return cls(cast(BinaryIO, compress[path.suffix](raw)), raw, path)
+
+    def write(self, line: str) -> None:
+        """Write one line; its end is added. Raises NmtError for a full disk, OSError where stdout fails."""
+        self._do(lambda: self._stream.write(line.encode("utf-8") + b"\n"))
+        if self._standard:
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Write what is left and close the file; stdout stays open. Raises as :meth:`write` does."""
+        if self._standard:
+            self._stream.flush()
+            return
+        try:
+            self._do(self._stream.close)
+        finally:
+            if self._below is not None:
+                self._do(self._below.close)
+
+    def _do(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            if self._standard:
+                raise
+            raise NmtError(f"{self._name}: cannot be written: {error.strerror or error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _name(path: Path) -> str:
+    """What messages call a file."""
+    return "stdin" if path == STANDARD else str(path)

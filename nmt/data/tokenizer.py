@@ -1,0 +1,304 @@
+"""Subword pieces: SentencePiece (Kudo and Richardson 2018), which is the vocabulary as well.
+
+Text goes in raw and comes out raw. With byte fallback, which is the default, a character that the vocabulary lacks is
+spelt in UTF-8 bytes, so that nothing becomes ``<unk>``.
+
+Training depends on the text and the recipe only: unigram training gives other models for other numbers of threads, so
+their number is fixed. Sampling (subword regularisation, Kudo 2018; BPE-dropout, Provilkov et al. 2020) depends on the
+text and its seed only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+import sentencepiece
+
+from nmt.config import DataConfig, TokenizerConfig
+from nmt.data.corpus import read_pairs
+from nmt.errors import CheckpointError, ConfigError, DataError
+
+__all__ = ["Tokenizer", "Tokenizers", "train_tokenizer", "train_tokenizers"]
+
+TRAINING_LINES = 4_000_000
+"""How many lines at most a tokenizer is trained on, drawn evenly from all; SentencePiece holds them in memory."""
+
+TRAINING_LINE = 2000
+"""Longer training lines are cut to this many characters: SentencePiece's time goes with the square of their length."""
+
+THREADS = 4
+"""Threads in training, whatever the machine: another number gives another unigram model."""
+
+T = TypeVar("T")
+_LINE_BREAKS = str.maketrans("\n\r", "  ")
+
+
+class Tokenizer:
+    """A SentencePiece model: text to ids and back.
+
+    Attributes:
+        pad_id, bos_id, eos_id, unk_id: ids of the special pieces, 0, 2, 3 and 1 in models trained here. A model from
+            elsewhere that has no padding piece pads with its unknown piece: masks say what is real, ids need not.
+        digest: SHA-256 of the model, in hexadecimal.
+        name: the first eight digits of it, for people.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        """Make a tokenizer of a serialized model. Raises CheckpointError for one that is damaged or lacks a piece."""
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except (RuntimeError, OSError) as error:
+            raise CheckpointError("not a SentencePiece model, or a damaged one") from error
+        self.unk_id, self.bos_id, self.eos_id = (
+            self._processor.unk_id(),
+            self._processor.bos_id(),
+            self._processor.eos_id(),
+        )
+        if len(self._processor) == 0 or min(self.unk_id, self.bos_id, self.eos_id) < 0:
+            raise CheckpointError("the SentencePiece model needs pieces for unknown, begin and end of sentence")
+        self.pad_id: int = self._processor.pad_id() if self._processor.pad_id() >= 0 else self.unk_id
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """The tokenizer in ``path``. Raises CheckpointError where it cannot be read or is not one."""
+        try:
+            model = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: the tokenizer cannot be read: {error.strerror}") from error
+        if not model:
+            raise CheckpointError(f"{path}: the tokenizer's file is empty")
+        try:
+            return cls(model)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+    def save(self, path: Path) -> None:
+        """Write the model to ``path``."""
+        path.write_bytes(self._model)
+
+    def to_bytes(self) -> bytes:
+        """The serialized model, as :meth:`save` writes it."""
+        return self._model
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the model: the same for the same tokenizer only."""
+        return hashlib.sha256(self._model).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """A short name: the first digits of :attr:`digest`."""
+        return self.digest[:8]
+
+    def __len__(self) -> int:
+        """The size of the vocabulary, special pieces counted."""
+        return len(self._processor)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self._model == other._model
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name}, {len(self)} pieces)"
+
+    # ------------------------------------------------------------------------------------------------------ encoding
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a line, without BOS and EOS; none for a blank line."""
+        ids: list[int] = self._processor.encode(text)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same for many lines, faster."""
+        ids: list[list[int]] = self._processor.encode(list(texts), num_threads=1)
+        return ids
+
+    def sample(self, text: str, strength: float, seed: int) -> list[int]:
+        """One segmentation drawn at random, which depends on the arguments only.
+
+        ``strength`` is as ``tokenizer.sampling`` in the recipe: the probability of dropping a merge for BPE, the
+        smoothing alpha for unigram; 0 draws nothing and gives :meth:`encode`. ``seed`` is taken modulo 2**32.
+        """
+        if not strength:
+            return self.encode(text)
+        sentencepiece.set_random_generator_seed(seed & 0xFFFFFFFF)  # of this thread only
+        ids: list[int] = self._processor.encode(text, enable_sampling=True, nbest_size=-1, alpha=strength)
+        return ids
+
+    def encode_words(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids of a line, and for each the index in ``text.split()`` of the word it comes from.
+
+        Exact whatever the normalisation makes of the text: SentencePiece says which characters a piece stands for. A
+        piece that stands for characters of two words (a line separator in between was dropped) belongs to the first.
+        """
+        found = self._processor.encode(text, return_type="offset_mapping")
+        return found["ids"], _words(text, found["offsets"])
+
+    # ------------------------------------------------------------------------------------------------------ decoding
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids, in one line: a line break spelt in bytes becomes a space, broken UTF-8 U+FFFD."""
+        text: str = self._processor.decode(list(ids))
+        return text.translate(_LINE_BREAKS)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The pieces as SentencePiece writes them, ``▁`` standing for a space."""
+        return [self._processor.id_to_piece(i) for i in ids]
+
+    def words(self, ids: Sequence[int]) -> list[int]:
+        """For each id the index in ``decode(ids).split()`` of the word it belongs to.
+
+        Special pieces have no text and count with the word that follows, or the last. For the words of a raw line use
+        :meth:`encode_words`: normalisation may have put them together otherwise.
+        """
+        if not len(ids):
+            return []
+        found = self._processor.decode(list(ids), return_type="offset_mapping")
+        return _words(found["text"], found["offsets"])
+
+
+def _words(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """For each span of ``text`` the index of its word: the one its first character that is not white stands in."""
+    ends = [word.end() for word in re.finditer(r"\S+", text)]  # \S is what str.split() keeps, character for character
+    last = max(len(ends) - 1, 0)
+    return [min(bisect_left(ends, start + 1), last) for start, _ in offsets]
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """The tokenizers of the two sides; a joint one is the same object twice."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    def __post_init__(self) -> None:
+        ids = [(one.pad_id, one.bos_id, one.eos_id) for one in (self.source, self.target)]
+        if ids[0] != ids[1]:
+            raise ConfigError(
+                "tokenizer: the two models have other ids for padding, begin and end of sentence: "
+                f"{', '.join(map(str, ids[0]))} and {', '.join(map(str, ids[1]))}"
+            )
+
+    @property
+    def joint(self) -> bool:
+        """Whether both sides share one vocabulary."""
+        return self.source is self.target
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def train_tokenizers(data: DataConfig, config: TokenizerConfig, seed: int) -> Tokenizers:
+    """The recipe's tokenizers: those it names, or else trained on all its training corpora, weights not counted.
+
+    Raises ConfigError for a vocabulary that the text cannot give, DataError for corpora that break their contract,
+    CheckpointError for a named model that cannot be loaded.
+    """
+    if config.source_model is not None and config.target_model is not None:
+        source = Tokenizer.load(config.source_model)
+        return Tokenizers(source, source if config.joint else Tokenizer.load(config.target_model))
+    if not data.train:
+        raise ConfigError("data.train: no training corpus is given, and a tokenizer needs one")
+    pairs = (pair for corpus in data.train for pair in read_pairs(corpus))
+    if config.joint:
+        joint = train_tokenizer((line for pair in pairs for line in (pair.source, pair.target)), config, seed=seed)
+        return Tokenizers(joint, joint)
+    drawn = _draw(pairs, TRAINING_LINES, seed)
+    return Tokenizers(
+        train_tokenizer((pair.source for pair in drawn), config, seed=seed),
+        train_tokenizer((pair.target for pair in drawn), config, seed=seed),
+    )
+
+
+def train_tokenizer(lines: Iterable[str], config: TokenizerConfig, *, seed: int) -> Tokenizer:
+    """A tokenizer trained on ``lines``; ``seed`` draws :data:`TRAINING_LINES` of them where there are more.
+
+    The same lines, config and seed give the same model on every machine. Raises ConfigError for a vocabulary too large
+    or too small for the text, DataError where there is no text.
+    """
+    # A null character would make SentencePiece leave the line out.
+    drawn = [line.replace("\0", " ") for line in _draw(lines, TRAINING_LINES, seed)]
+    if not any(line and not line.isspace() for line in drawn):
+        raise DataError("there is no text to train a tokenizer on: every line is blank")
+    writer = _Writer()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=itertools.chain.from_iterable(map(_cut, drawn)),
+            model_writer=writer,
+            model_type=config.type,
+            vocab_size=config.vocabulary,
+            byte_fallback=config.byte_fallback,
+            character_coverage=config.character_coverage,
+            normalization_rule_name=config.normalization,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            pad_piece="<pad>",
+            max_sentence_length=16 * TRAINING_LINE,
+            num_threads=THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _explain(error, config) from error
+    return Tokenizer(b"".join(writer.chunks))
+
+
+class _Writer:
+    """A stream that SentencePiece can write a model to."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+
+    def write(self, chunk: bytes) -> None:
+        self.chunks.append(chunk)
+
+
+def _explain(error: RuntimeError, config: TokenizerConfig) -> Exception:
+    """SentencePiece's words on a vocabulary that cannot be had, as a line that says what to set."""
+    message = str(error)
+    if found := re.search(r"Vocabulary size too high \(\d+\)\. .*<= (\d+)", message):
+        return ConfigError(
+            f"tokenizer.vocabulary: {config.vocabulary} pieces are more than this text can give; "
+            f"set it to {found[1]} or less"
+        )
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return ConfigError(
+            f"tokenizer.vocabulary: {config.vocabulary} pieces are too few for the characters of this text; "
+            f"set it to {int(found[1]) + 1} or more, or lower tokenizer.character_coverage"
+        )
+    return DataError(f"the tokenizer cannot be trained on this text: {message}")
+
+
+def _cut(line: str) -> Iterator[str]:
+    """The line in parts of at most TRAINING_LINE characters, cut at spaces where there are any."""
+    while len(line) > TRAINING_LINE:
+        space = line.rfind(" ", 1, TRAINING_LINE)
+        end = space if space > 0 else TRAINING_LINE
+        yield line[:end]
+        line = line[end:]
+    yield line
+
+
+def _draw(items: Iterable[T], number: int, seed: int) -> list[T]:
+    """At most ``number`` of the items, drawn evenly in one pass (Vitter 1985, algorithm R); all if there are fewer."""
+    stream = iter(items)
+    drawn = list(itertools.islice(stream, number))
+    random = Random(seed)
+    for seen, item in enumerate(stream, number + 1):
+        if (place := random.randrange(seen)) < number:
+            drawn[place] = item
+    return drawn
