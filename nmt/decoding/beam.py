@@ -264,9 +264,11 @@ def _end(beams: _Beams, growth: _Growth, length: int, config: DecodingConfig, re
     rows, places = ending.nonzero(as_tuple=True)
     tokens = beams.tokens[rows, places].tolist()
     here = rows * ending.shape[1] + places
-    trails = [[]] * len(here) if beams.trail is None else torch.cat(
-        [beams.trail[rows, places], here.unsqueeze(1)], dim=1
-    ).tolist()
+    trails = (
+        [[]] * len(here)
+        if beams.trail is None
+        else torch.cat([beams.trail[rows, places], here.unsqueeze(1)], dim=1).tolist()
+    )
     sentences, totals = beams.sentences[rows].tolist(), growth.stop[rows, places].tolist()
     for sentence, total, written, trail in zip(sentences, totals, tokens, trails, strict=True):
         results[sentence].append(_Ended(total / penalty, total, written, trail))

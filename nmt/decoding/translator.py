@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,9 @@ class Translation:
     ``source_tokens`` and ``source_pieces`` are the line as the model read it, EOS left out. ``parts`` is the number of
     parts a line was cut into because it was too long. The n-th hypothesis of such a line is made of the n-th of each
     part; its log-probability is their sum, its attention theirs along the diagonal.
+
+    Where attention was asked for, ``source_words`` names for each source token the word of ``source.split()`` it comes
+    from, and ``target_words`` for each hypothesis and each of its tokens the word of ``text.split()``.
     """
 
     source: str
@@ -66,6 +69,8 @@ class Translation:
     source_pieces: tuple[str, ...]
     hypotheses: tuple[Hypothesis, ...]
     parts: int = 1
+    source_words: tuple[int, ...] = ()
+    target_words: tuple[tuple[int, ...], ...] = ()
 
     @property
     def text(self) -> str:
@@ -77,12 +82,13 @@ class Translation:
 class _Part:
     """What is searched for on its own: a line, or a part of one that was too long.
 
-    ``number`` is that of the line in the whole input, from 1; ``joint`` stands between this part's translation and the
-    next one's.
+    ``number`` is that of the line in the whole input, from 1; ``words`` says which word of the line a token comes from
+    (empty without attention); ``joint`` stands between this part's translation and the next one's.
     """
 
     number: int
     tokens: tuple[int, ...]
+    words: tuple[int, ...] = ()
     joint: str = ""
 
 
@@ -126,9 +132,7 @@ class Translator:
         """How many lines are best given to :meth:`translate_window` at a time."""
         return WINDOW * self.decoding.batch_size
 
-    def translate(
-        self, lines: Iterable[str], *, nbest: int = 1, attention: bool = False
-    ) -> Iterator[Translation]:
+    def translate(self, lines: Iterable[str], *, nbest: int = 1, attention: bool = False) -> Iterator[Translation]:
         """One translation a line, in order; lines are read a window ahead, and as translations are asked for.
 
         Raises ConfigError where ``nbest`` exceeds the beam, NmtError where the model gives no numbers or a single
@@ -144,7 +148,7 @@ class Translator:
         self, lines: Sequence[str], *, nbest: int = 1, attention: bool = False, first: int = 1
     ) -> list[Translation]:
         """The translations of some lines, worked out together; ``first`` is the number of the first, for messages."""
-        lines_parts = [self._parts(line, number) for number, line in enumerate(lines, first)]
+        lines_parts = [self._parts(line, number, words=attention) for number, line in enumerate(lines, first)]
         parts = sorted(
             (part for line_parts in lines_parts for part in line_parts), key=lambda part: len(part.tokens), reverse=True
         )
@@ -158,26 +162,40 @@ class Translator:
             for line, line_parts in zip(lines, lines_parts, strict=True)
         ]
 
-    def _parts(self, line: str, number: int) -> list[_Part]:
+    def _parts(self, line: str, number: int, *, words: bool) -> list[_Part]:
         """The line as token ids: nothing for a blank one, several parts for one that is too long."""
         tokenizer = self.tokenizers.source
         if not line.strip():
             return []
-        tokens = tokenizer.encode(line)
-        if len(tokens) < self.longest_source:
-            return [_Part(number, tuple(tokens))] if tokens else []
-        texts = split_line(
-            line, self.longest_source - 1, lambda text: len(tokenizer.encode(text)), together=TOGETHER
-        )
+        whole = self._part(line, number, words=words)
+        if len(whole.tokens) < self.longest_source:
+            return [whole] if whole.tokens else []
+        texts = split_line(line, self.longest_source - 1, lambda text: len(tokenizer.encode(text)), together=TOGETHER)
         if not self.num_split:
             _log.warning(
                 "line %d has %d pieces, more than the %d read at once: it is translated in %d parts, cut at the ends "
                 "of sentences where that is possible (said once, later lines are only counted)",
-                number, len(tokens), self.longest_source - 1, len(texts),
+                number,
+                len(whole.tokens),
+                self.longest_source - 1,
+                len(texts),
             )
         self.num_split += 1
-        parts = (_Part(number, tuple(tokenizer.encode(text)), " " if text[-1].isspace() else "") for text in texts)
+        starts = [0, *accumulate(map(len, texts))]
+        parts = [
+            self._part(text, number, words=words, before=line[:start])
+            for text, start in zip(texts, starts, strict=False)
+        ]
         return [part for part in parts if part.tokens]
+
+    def _part(self, text: str, number: int, *, words: bool, before: str = "") -> _Part:
+        """A line, or what of it comes after ``before``."""
+        joint = " " if text[-1].isspace() else ""
+        if not words:
+            return _Part(number, tuple(self.tokenizers.source.encode(text)), joint=joint)
+        tokens, own = self.tokenizers.source.encode_words(text)
+        first = _word(before + text[: len(text) - len(text.lstrip())])
+        return _Part(number, tuple(tokens), tuple(first + word for word in own), joint)
 
     def _batches(self, parts: Sequence[_Part]) -> Iterator[list[_Part]]:
         """Parts, the longest first, in batches of at most ``batch_size`` and of a bounded number of tokens."""
@@ -192,8 +210,9 @@ class Translator:
     def _search(self, parts: Sequence[_Part], nbest: int, attention: bool) -> list[list[Hypothesis]]:
         """Search one batch; where memory does not suffice, its halves, down to single sentences."""
         tokenizer = self.tokenizers.target
-        source, mask = pad([[*part.tokens, self.tokenizers.source.eos_id] for part in parts],
-                           self.tokenizers.source.pad_id)
+        source, mask = pad(
+            [[*part.tokens, self.tokenizers.source.eos_id] for part in parts], self.tokenizers.source.pad_id
+        )
         try:
             return beam_search(
                 self.model,
@@ -224,23 +243,34 @@ class Translator:
     def _translation(self, line: str, parts: Sequence[_Part], found: Sequence[list[Hypothesis]]) -> Translation:
         """What search found, as text."""
         tokens = tuple(token for part in parts for token in part.tokens)
-        pieces = tuple(self.tokenizers.source.pieces(tokens))
-        if not parts:
-            return Translation(line, tokens, pieces, ())
-        named = [[replace(one, text=self._text(one.tokens)) for one in hypotheses] for hypotheses in found]
-        if len(named) == 1:
-            return Translation(line, tokens, pieces, tuple(named[0]))
-        joined = [self._joined(parts, row) for row in zip(*named, strict=False)]
-        joined.sort(key=lambda hypothesis: -hypothesis.score)
-        return Translation(line, tokens, pieces, tuple(joined), parts=len(parts))
+        decode = self.tokenizers.target.decode
+        rows = [[replace(one, text=decode(one.tokens)) for one in row] for row in zip(*found, strict=False)]
+        ranked = sorted(((self._joined(parts, row), row) for row in rows), key=lambda pair: -pair[0].score)
+        return Translation(
+            source=line,
+            source_tokens=tokens,
+            source_pieces=tuple(self.tokenizers.source.pieces(tokens)),
+            hypotheses=tuple(hypothesis for hypothesis, _ in ranked),
+            parts=max(1, len(parts)),
+            source_words=tuple(word for part in parts for word in part.words),
+            target_words=tuple(
+                self._target_words(parts, row) for hypothesis, row in ranked if hypothesis.attention is not None
+            ),
+        )
 
-    def _text(self, tokens: Sequence[int]) -> str:
-        """Tokens as one line of text: a byte piece may have made an end of line."""
-        text = self.tokenizers.target.decode(tokens)
-        return text.replace("\n", " ").replace("\r", " ")
+    def _target_words(self, parts: Sequence[_Part], row: Sequence[Hypothesis]) -> tuple[int, ...]:
+        """For each token the word of the whole text it belongs to."""
+        words: list[int] = []
+        text = ""
+        for part, one in zip(parts, row, strict=True):
+            words += (_word(text) + word for word in self.tokenizers.target.words(one.tokens))
+            text += one.text + part.joint
+        return tuple(words)
 
     def _joined(self, parts: Sequence[_Part], row: Sequence[Hypothesis]) -> Hypothesis:
-        """One hypothesis of a line that was cut: one of each part, one after the other."""
+        """One hypothesis of a line: of its only part, or of each part one, one after the other."""
+        if len(row) == 1:
+            return row[0]
         total = sum(one.log_probability for one in row)
         tokens = tuple(token for one in row for token in one.tokens)
         texts = [text for one, part in zip(row, parts, strict=True) for text in (one.text, part.joint)]
@@ -252,6 +282,11 @@ class Translator:
             attention=_diagonal(attentions) if attentions else None,
             text="".join(texts).strip(),
         )
+
+
+def _word(before: str) -> int:
+    """The index, among the words of a text, of the word that a character behind ``before`` belongs to."""
+    return len(f"{before}x".split()) - 1
 
 
 def _diagonal(attentions: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "T S"]:

@@ -72,8 +72,10 @@ def test_a_beam_wide_enough_finds_what_enumeration_finds(
     found = search(model, *longest, config=settings, nbest=31)
     for group, (limit, hypotheses) in enumerate(zip(longest, found, strict=True)):
         expected = sorted(
-            ((total / length_penalty(len(tokens) + 1, settings), tokens) for tokens, total in
-             model.every(group + 10, limit).items()),
+            (
+                (total / length_penalty(len(tokens) + 1, settings), tokens)
+                for tokens, total in model.every(group + 10, limit).items()
+            ),
             reverse=True,
         )
         assert [hypothesis.tokens for hypothesis in hypotheses] == [tokens for _, tokens in expected]
@@ -116,7 +118,14 @@ def test_a_sentence_does_not_know_its_neighbours(table_model: Any, nbest: int) -
     for row, length in enumerate([7, 2, 15, 4]):
         source = torch.tensor([[10 + row] * length])
         (alone,) = beam_search(
-            model, source, source > 0, config=settings, bos_id=BOS, eos_id=EOS, forbidden=(PAD, UNK), nbest=nbest,
+            model,
+            source,
+            source > 0,
+            config=settings,
+            bos_id=BOS,
+            eos_id=EOS,
+            forbidden=(PAD, UNK),
+            nbest=nbest,
             attention=True,
         )
         assert [one.tokens for one in alone] == [one.tokens for one in together[row]]
@@ -165,10 +174,10 @@ def test_a_sentence_that_never_ends_is_ended_at_its_limit(table_model: Any) -> N
     model = table_model()
     model.table[..., EOS] -= 30.0
     for greedy in (False, True):
-        (hypothesis, *_), = search(model, 4, config=config(beam=2), greedy=greedy)
+        ((hypothesis, *_),) = search(model, 4, config=config(beam=2), greedy=greedy)
         assert len(hypothesis.tokens) == 3
         assert hypothesis.log_probability == pytest.approx(model.log_probability(10, hypothesis.tokens))
-        (hypothesis, *_), = search(model, 4, config=config(beam=2), max_length=2, greedy=greedy)
+        ((hypothesis, *_),) = search(model, 4, config=config(beam=2), max_length=2, greedy=greedy)
         assert len(hypothesis.tokens) == 1
 
 

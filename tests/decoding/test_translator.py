@@ -17,6 +17,8 @@ from nmt.config import DecodingConfig, ModelConfig, Recipe, TokenizerConfig
 from nmt.data.batching import collate
 from nmt.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
 from nmt.decoding import translator as module
+from nmt.decoding.beam import beam_search
+from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.scoring import score
 from nmt.decoding.translator import Translator
 from nmt.errors import CheckpointError, ConfigError, NmtError
@@ -32,9 +34,9 @@ LINES = [
     "no",
 ]
 ODD = [
-    "", " ", "\t", "\u3000", "\u00a0", "\ufeff", "\u200b", "\u2028", "\x85", "\x0b\x0c\x1c", "\x00", "a\x00b", "a\rb", "\r",
-    "\u0301", "e\u0301\u0301", "\u202eabc", "العربية ", "我爱你", "😀👩‍👩‍👧", "\U0010ffff", "▁", "▁▁ ▁", "<unk> <s> </s> <pad>", "<0x0A>",
-    "|||", "½ ﬁ Å", "\u2581\u2581", "x" * 300,
+    "", " ", "\t", "\u3000", "\u00a0", "\ufeff", "\u200b", "\u2028", "\x85", "\x0b\x0c\x1c", "\x00", "a\x00b",
+    "a\rb", "\r", "\u0301", "e\u0301\u0301", "\u202eabc", "العربية ", "我爱你", "😀👩‍👩‍👧", "\U0010ffff", "▁", "▁▁ ▁",
+    "<unk> <s> </s> <pad>", "<0x0A>", "|||", "½ ﬁ Å", "x" * 300,
 ]  # fmt: skip
 
 
@@ -89,15 +91,21 @@ def test_blank_lines_are_blank_and_change_nothing(translator: Translator, monkey
     assert [one.text for one in translator.translate(["", " ", "\u2003"])] == ["", "", ""]
 
 
-def test_an_end_of_line_made_of_bytes_is_a_space(translator: Translator, tokenizer: Tokenizer) -> None:
-    newline = tokenizer.encode("\u0301")  # no such character in training: bytes
-    assert len(newline) > 1
-    offset = 4  # pieces 0 to 3 are special, byte pieces follow in order
-    assert translator._text([offset + 0x41, offset + 0x0A, offset + 0x0D, offset + 0x42]) == "A  B"
+def test_an_end_of_line_made_of_bytes_is_a_space(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    bytes_from = 4  # pieces 0 to 3 are special, byte pieces follow in order
+    tokens = tuple(bytes_from + byte for byte in b"A\n\rB")
+
+    def search(model: Any, source: Any, *rest: Any, **arguments: Any) -> Any:
+        return [[Hypothesis(tokens, -1.0, -1.0)] for _ in source]
+
+    monkeypatch.setattr(module, "beam_search", search)
+    assert [one.text for one in translator.translate(["a", "dog"])] == ["A  B", "A  B"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_batch_size_does_not_matter(translator: Translator, model: Seq2Seq, tokenizer: Tokenizer, batch_size: int) -> None:
+def test_batch_size_does_not_matter(
+    translator: Translator, model: Seq2Seq, tokenizer: Tokenizer, batch_size: int
+) -> None:
     other = make(model, tokenizer, batch_size=batch_size)
     for one, two in zip(translator.translate(LINES, nbest=3), other.translate(LINES, nbest=3), strict=True):
         assert [hypothesis.text for hypothesis in one.hypotheses] == [hypothesis.text for hypothesis in two.hypotheses]
@@ -130,23 +138,30 @@ def test_scores_attention_and_pieces_belong_together(translator: Translator, tok
         for hypothesis in one.hypotheses:
             assert hypothesis.attention is not None
             assert hypothesis.attention.shape == (len(hypothesis.tokens) + 1, len(one.source_tokens) + 1)
-            assert hypothesis.text == tokenizer.decode(hypothesis.tokens).replace("\n", " ").replace("\r", " ")
+            assert hypothesis.text == tokenizer.decode(hypothesis.tokens)
+        assert one.source_words == tuple(tokenizer.encode_words(one.source)[1])
+        assert one.target_words == tuple(tuple(tokenizer.words(other.tokens)) for other in one.hypotheses)
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("[enforce fail] can't allocate memory: you tried to allocate 9 bytes")]
-)  # fmt: skip
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    ],
+)
 def test_out_of_memory_halves_the_batch(
     translator: Translator, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     plain = [one.text for one in translator.translate(LINES)]
-    real, sizes = module.beam_search, []
+    sizes = []
 
     def small_memory(model: Any, source: Any, *rest: Any, **arguments: Any) -> Any:
         sizes.append(len(source))
         if len(source) > 1:
             raise error
-        return real(model, source, *rest, **arguments)
+        return beam_search(model, source, *rest, **arguments)
 
     monkeypatch.setattr(module, "beam_search", small_memory)
     assert [one.text for one in translator.translate(LINES)] == plain
@@ -200,6 +215,15 @@ def test_a_line_that_is_too_long_is_translated_in_parts(
     torch.testing.assert_close(best.attention.sum(dim=1), torch.ones(len(best.tokens) + 1))
     first = len(parts[0].hypotheses[0].tokens), len(parts[0].source_tokens)
     assert best.attention[: first[0], first[1] : -1].count_nonzero() == 0
+    # Words: those of the whole line, counted on from part to part.
+    assert len(found[1].source_words) == len(found[1].source_tokens)
+    assert found[1].source_words[0] == 0
+    assert found[1].source_words[first[1]] == len(sentences[0].split())
+    assert found[1].source_words[-1] == len(long.split()) - 1
+    for hypothesis, words in zip(found[1].hypotheses, found[1].target_words, strict=True):
+        assert len(words) == len(hypothesis.tokens)
+        assert list(words) == sorted(words)
+        assert words[-1] == len(hypothesis.text.split()) - 1
     assert translator.num_split == 2
     (warning,) = said
     assert warning.startswith("WARNING line 2 has ")
