@@ -5,8 +5,8 @@ score e between a query q (a decoder state) and a key k (an annotation of the so
 
 =============  =======================================  ==========================================
 additive       v . tanh(W q + U k)                      Bahdanau et al. 2015, appendix A.1.2
-dot            q . k                                    Luong et al. 2015, equation 8
-general        q . W k                                  Luong et al. 2015, equation 8
+dot            q . k                                    Luong et al. 2015, section 3.1
+general        q . W k                                  Luong et al. 2015, section 3.1
 scaled-dot     q . k / sqrt(H)                          Vaswani et al. 2017, equation 1
 =============  =======================================  ==========================================
 
@@ -82,7 +82,7 @@ class AdditiveScore(Score):
 
 
 class DotScore(Score):
-    """e_ij = h_i . h_j; queries and states are of one width (Luong et al. 2015, equation 8, dot)."""
+    """e_ij = h_i . h_j; queries and states are of one width (Luong et al. 2015, section 3.1, dot)."""
 
     def forward(self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"]) -> Float[Tensor, "B T S"]:
         return torch.matmul(query, keys.transpose(1, 2).to(query.dtype))
@@ -96,7 +96,7 @@ class ScaledDotScore(Score):
 
 
 class GeneralScore(Score):
-    """e_ij = h_i . W h_j, W h_j being the prepared key (Luong et al. 2015, equation 8, general)."""
+    """e_ij = h_i . W h_j, W h_j being the prepared key (Luong et al. 2015, section 3.1, general)."""
 
     def __init__(self, query_width: int, state_width: int) -> None:
         super().__init__()

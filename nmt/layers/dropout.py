@@ -37,7 +37,7 @@ class Dropout(nn.Module):
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
-        self._threshold = round(probability * 256)
+        self._threshold = min(round(probability * 256), 255)  # 256 would keep nothing
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if not self.training or self._threshold == 0:

@@ -71,7 +71,7 @@ class LstmCell(nn.Module):
 
 
 def initialize_recurrent(input_product: nn.Linear, hidden_product: nn.Linear, *, gates: int) -> None:
-    """Xavier for what comes in, orthogonal for what goes round (Bahdanau et al. 2015, B.1), gate by gate; no biases."""
+    """Gate by gate: orthogonal for what goes round (Bahdanau et al. 2015, B.1), Xavier for what comes in; no biases."""
     with torch.no_grad():
         for gate in input_product.weight.chunk(gates):
             nn.init.xavier_uniform_(gate)

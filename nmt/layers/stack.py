@@ -20,7 +20,3 @@ class Stack(nn.ModuleList, Generic[Layer]):
 
     def __iter__(self) -> Iterator[Layer]:
         return cast("Iterator[Layer]", super().__iter__())
-
-    def first(self) -> Layer:
-        """The lowest layer."""
-        return next(iter(self))

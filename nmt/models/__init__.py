@@ -10,6 +10,7 @@ from torch import nn
 from nmt.config import GruDecoder, GruEncoder, LstmDecoder, LstmEncoder, ModelConfig
 from nmt.config import TransformerDecoder as TransformerDecoderConfig
 from nmt.config import TransformerEncoder as TransformerEncoderConfig
+from nmt.errors import ConfigError
 from nmt.layers.attention import build_score
 from nmt.layers.embedding import TokenEmbedding, new_embedding
 from nmt.models.bahdanau import BahdanauDecoder, BahdanauEncoder
@@ -27,8 +28,14 @@ AnyDecoderModule: TypeAlias = BahdanauDecoder | LuongDecoder | TransformerDecode
 def build(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -> Seq2Seq:
     """The model a recipe describes, its parameters drawn from torch's generator.
 
-    With ``tied_embeddings`` 3 the two vocabularies are one: ``source_vocabulary`` equals ``target_vocabulary``.
+    With ``tied_embeddings`` 3 the two vocabularies are one: ConfigError where ``source_vocabulary`` is not
+    ``target_vocabulary``.
     """
+    if config.tied_embeddings == 3 and source_vocabulary != target_vocabulary:
+        raise ConfigError(
+            f"model.tied_embeddings = 3 needs one joint vocabulary, the source has {source_vocabulary} pieces and the "
+            f"target {target_vocabulary}; use 2 or 0, or a joint tokenizer"
+        )
     target_table = new_embedding(target_vocabulary, config.embedding)
     source_table = target_table if config.tied_embeddings == 3 else new_embedding(source_vocabulary, config.embedding)
     encoder = _encoder(config, source_table)

@@ -13,7 +13,6 @@ more normalisation at the end (Xiong et al. 2020).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +47,10 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """A residual connection with layer normalisation before or after the part it goes around, and dropout (5.4)."""
+    """A residual connection with layer normalisation before or after the part it goes around, and dropout (5.4).
+
+    The part reads ``enter(x)``; with what it answers, the sum is ``leave(x, answer)``.
+    """
 
     def __init__(self, config: EncoderConfig | DecoderConfig) -> None:
         super().__init__()
@@ -56,14 +58,15 @@ class Residual(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.before = config.norm == "pre"
 
-    def forward(
-        self, x: Float[Tensor, "B L H"], part: Callable[[Float[Tensor, "B L H"]], Float[Tensor, "B L H"]]
-    ) -> Float[Tensor, "B L H"]:
-        if self.before:
-            summed: Tensor = x + self.dropout(part(self.norm(x)))
-            return summed
-        normed: Tensor = self.norm(x + self.dropout(part(x)))
+    def enter(self, x: Float[Tensor, "B L H"]) -> Float[Tensor, "B L H"]:
+        """LayerNorm(x) where the norm comes before the part, x where it comes after."""
+        normed: Tensor = self.norm(x) if self.before else x
         return normed
+
+    def leave(self, x: Float[Tensor, "B L H"], answer: Float[Tensor, "B L H"]) -> Float[Tensor, "B L H"]:
+        """x + Sublayer(LayerNorm(x)), or LayerNorm(x + Sublayer(x))."""
+        summed: Tensor = x + self.dropout(answer)
+        return summed if self.before else self.norm(summed)
 
 
 def _attention(config: EncoderConfig | DecoderConfig, state_width: int) -> MultiHeadAttention:
@@ -94,13 +97,11 @@ class EncoderLayer(nn.Module):
         self.around_feed_forward = Residual(config)
 
     def forward(self, x: Float[Tensor, "B S H"], mask: Bool[Tensor, "B 1 #S S"]) -> Float[Tensor, "B S H"]:
-        def look(normed: Tensor) -> Tensor:
-            attended: Tensor = self.self_attention(normed, *self.self_attention.project(normed), mask)[0]
-            return attended
-
-        x = self.around_self(x, look)
-        x = self.around_feed_forward(x, self.feed_forward)
-        return x
+        y = self.around_self.enter(x)
+        attended, _ = self.self_attention(y, *self.self_attention.project(y), mask)
+        x = self.around_self.leave(x, attended)
+        transformed = self.feed_forward(self.around_feed_forward.enter(x))
+        return self.around_feed_forward.leave(x, transformed)
 
 
 class TransformerEncoder(nn.Module):
@@ -184,27 +185,18 @@ class DecoderLayer(nn.Module):
         source_mask: Bool[Tensor, "B 1 1 S"],
     ) -> tuple[Float[Tensor, "B T H"], KeysValues, Float[Tensor, "B A T S"]]:
         """The layer's output, its keys and values with the past's before them, and where each head looked."""
-        present: list[KeysValues] = []
-        looked: list[Tensor] = []
-
-        def look_back(normed: Tensor) -> Tensor:
-            keys, values = self.self_attention.project(normed)
-            if past is not None:
-                keys, values = torch.cat([past.keys, keys], dim=2), torch.cat([past.values, values], dim=2)
-            present.append(KeysValues(keys, values))
-            attended: Tensor = self.self_attention(normed, keys, values, mask)[0]
-            return attended
-
-        def look_across(normed: Tensor) -> Tensor:
-            attended: Tensor
-            attended, weights = self.cross_attention(normed, source.keys, source.values, source_mask)
-            looked.append(weights)
-            return attended
-
-        x = self.around_self(x, look_back)
-        x = self.around_cross(x, look_across)
-        x = self.around_feed_forward(x, self.feed_forward)
-        return x, present[0], looked[0]
+        y = self.around_self.enter(x)
+        keys, values = self.self_attention.project(y)
+        if past is not None:
+            keys, values = torch.cat([past.keys, keys], dim=2), torch.cat([past.values, values], dim=2)
+        attended, _ = self.self_attention(y, keys, values, mask)
+        x = self.around_self.leave(x, attended)
+        y = self.around_cross.enter(x)
+        attended, weights = self.cross_attention(y, source.keys, source.values, source_mask)
+        x = self.around_cross.leave(x, attended)
+        transformed = self.feed_forward(self.around_feed_forward.enter(x))
+        x = self.around_feed_forward.leave(x, transformed)
+        return x, KeysValues(keys, values), weights
 
 
 class TransformerDecoder(nn.Module):

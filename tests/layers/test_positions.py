@@ -1,0 +1,85 @@
+"""Sinusoidal and learned positions: the formula, the ends of the table, and what lies past them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nmt.errors import DataError
+from nmt.layers.positions import LearnedPositions, SinusoidalPositions, build_positions
+
+
+def sinusoid(number: int, column: int, width: int) -> float:
+    """Position ``number``, counted from 0, is angle number + 1; the column's wavelength grows geometrically."""
+    half = width // 2
+    angle = (number + 1) * 10000.0 ** (-(column % half) / (half - 1))
+    return math.sin(angle) if column < half else math.cos(angle)
+
+
+@pytest.mark.parametrize("width", [4, 10, 64])
+def test_sinusoids_are_the_formula(width: int) -> None:
+    table = SinusoidalPositions(width)(0, 256)
+    expected = [[sinusoid(number, column, width) for column in range(width)] for number in range(256)]
+    torch.testing.assert_close(table, torch.tensor(expected), rtol=0, atol=1e-7)
+
+
+def test_far_positions_are_as_exact_as_near_ones() -> None:
+    """In single precision the angle itself would be off by 2e-4 out here."""
+    row = SinusoidalPositions(8)(4999, 1)[0]
+    torch.testing.assert_close(row, torch.tensor([sinusoid(4999, column, 8) for column in range(8)]), rtol=0, atol=1e-7)
+
+
+def test_width_two_has_one_wavelength() -> None:
+    torch.testing.assert_close(SinusoidalPositions(2)(0, 1), torch.tensor([[math.sin(1.0), math.cos(1.0)]]))
+
+
+def test_wavelengths_reach_from_the_shortest_to_the_longest() -> None:
+    """2 pi in the first column, 10000 * 2 pi in the last: inclusive, as the authors' code has it."""
+    table = SinusoidalPositions(8)(0, 1)[0]
+    torch.testing.assert_close(table[[0, 3]], torch.tensor([math.sin(1.0), math.sin(1e-4)]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_table_grows_and_what_it_held_stays(dtype: torch.dtype) -> None:
+    positions = SinusoidalPositions(6).to(dtype)
+    before = positions(0, 256).clone()
+    long = positions(0, 257)
+    assert long.dtype == dtype
+    torch.testing.assert_close(long[:256], before, rtol=0, atol=1e-7)
+    assert len(positions.table) == 512
+    assert len(positions(2000, 3)) == 3
+    torch.testing.assert_close(positions(0, 256), before, rtol=0, atol=1e-7)
+
+
+def test_a_stretch_is_a_part_of_the_whole() -> None:
+    for positions in (SinusoidalPositions(6), LearnedPositions(6, 40)):
+        torch.testing.assert_close(positions(7, 5), positions(0, 40)[7:12], rtol=0, atol=0)
+        assert positions(3, 0).shape == (0, 6)
+
+
+def test_sinusoids_are_no_part_of_a_checkpoint() -> None:
+    assert not SinusoidalPositions(6).state_dict()
+    assert not list(SinusoidalPositions(6).parameters())
+
+
+def test_learned_positions_end_where_the_recipe_says() -> None:
+    positions = LearnedPositions(6, 10)
+    assert positions(0, 10).shape == positions(9, 1).expand(10, 6).shape
+    with pytest.raises(DataError, match=r"^a sentence of 11 tokens is longer than the model's max_positions 10$"):
+        positions(0, 11)
+    with pytest.raises(DataError, match="a sentence of 11 tokens"):
+        positions(10, 1)
+
+
+def test_learned_positions_start_as_wide_as_embeddings_do() -> None:
+    torch.manual_seed(1)
+    assert LearnedPositions(64, 2000).weight.std().item() == pytest.approx(1 / 8, rel=0.02)
+
+
+def test_recipe_names_the_kind() -> None:
+    assert isinstance(build_positions("sinusoidal", 6, 10), SinusoidalPositions)
+    learned = build_positions("learned", 6, 10)
+    assert isinstance(learned, LearnedPositions)
+    assert learned.weight.shape == (10, 6)
