@@ -24,7 +24,16 @@ import zstandard
 
 from nmt.errors import DataError, NmtError
 
-__all__ = ["COMPRESSIONS", "LineWriter", "OnBadBytes", "count_lines", "decode_lines", "open_binary", "read_lines"]
+__all__ = [
+    "COMPRESSIONS",
+    "LineWriter",
+    "OnBadBytes",
+    "count_lines",
+    "decode_lines",
+    "decompressed",
+    "open_binary",
+    "read_lines",
+]
 
 OnBadBytes = Literal["error", "replace"]
 
@@ -118,7 +127,7 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
     Raises DataError for a file that cannot be opened; reading may raise EOFError and its like for damaged archives.
     """
     if path == STANDARD:
-        yield _decompress(cast(io.BufferedReader, sys.stdin.buffer))
+        yield decompressed(cast(io.BufferedReader, sys.stdin.buffer))
         return
     try:
         if path.is_dir():
@@ -127,10 +136,11 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     with raw:
-        yield _decompress(raw)
+        yield decompressed(raw)
 
 
-def _decompress(raw: io.BufferedReader) -> BinaryIO:
+def decompressed(raw: io.BufferedReader) -> BinaryIO:
+    """The stream as it is, or what is compressed in it: its first bytes say which."""
     start = raw.peek(16)[:16] if hasattr(raw, "peek") else b""
     if start.startswith(b"\x1f\x8b"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
