@@ -21,7 +21,7 @@ from nmt_cli import console
 if TYPE_CHECKING:
     from nmt.data.text import LineWriter
 
-__all__ = ["STANDARD", "InputFile", "OnBadBytes", "OutputFile", "input_lines", "output_lines"]
+__all__ = ["STANDARD", "InputFile", "OnBadBytes", "OutputFile", "greet", "input_lines", "output_lines"]
 
 STANDARD = Path("-")
 
@@ -44,11 +44,17 @@ def input_lines(path: Path, *, on_bad_bytes: Literal["error", "replace"] = "erro
     """
     from nmt.data.text import read_lines
 
-    if path == STANDARD and sys.stdin is None:
-        raise NmtError("standard input is closed: there is nothing to read from")
-    if path == STANDARD and sys.stdin.isatty():
-        console.note("reading from the terminal, a sentence a line; end with Ctrl-D")
+    if path == STANDARD:
+        greet()
     return read_lines(path, on_bad_bytes=on_bad_bytes)
+
+
+def greet() -> None:
+    """Say what is waited for where somebody sits before stdin. Raises NmtError where it is closed."""
+    if sys.stdin is None:
+        raise NmtError("standard input is closed: there is nothing to read from")
+    if sys.stdin.isatty():
+        console.note("reading from the terminal, a sentence a line; end with Ctrl-D")
 
 
 @contextmanager

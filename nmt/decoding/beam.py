@@ -32,7 +32,7 @@ from nmt.decoding.topk import top_k
 from nmt.errors import ConfigError, NmtError
 from nmt.models.interface import Decoder, Encoding
 
-__all__ = ["Searchable", "beam_search", "greedy_search", "length_penalty", "longest_target"]
+__all__ = ["Searchable", "beam_search", "check_nbest", "greedy_search", "length_penalty", "longest_target"]
 
 
 @runtime_checkable
@@ -63,6 +63,12 @@ def length_penalty(length: int, config: DecodingConfig) -> float:
         case "gnmt":
             return float(((5 + length) / 6) ** config.alpha)
     assert_never(config.length_penalty)
+
+
+def check_nbest(nbest: int, config: DecodingConfig) -> None:
+    """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses."""
+    if nbest > config.beam:
+        raise ConfigError(f"nbest {nbest} needs a beam of at least {nbest}, not {config.beam}: set --beam {nbest}")
 
 
 def longest_target(source_length: int, config: DecodingConfig, limit: int | None = None) -> int:
@@ -142,8 +148,7 @@ def beam_search(
 
     Raises ConfigError where ``nbest`` exceeds the beam, NmtError where the model gives no numbers.
     """
-    if nbest > config.beam:
-        raise ConfigError(f"nbest {nbest} needs a beam of at least {nbest}, not {config.beam}: set --beam {nbest}")
+    check_nbest(nbest, config)
     if len(source) == 0:
         return []
     never = torch.as_tensor(sorted({bos_id, *forbidden} - {eos_id}), device=source.device)

@@ -27,7 +27,7 @@ from nmt.checkpoint import Run
 from nmt.config import DecodingConfig
 from nmt.data.batching import pad
 from nmt.data.tokenizer import Tokenizers
-from nmt.decoding.beam import beam_search, length_penalty
+from nmt.decoding.beam import beam_search, check_nbest, length_penalty
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.scoring import evaluating
 from nmt.decoding.splitting import split_line
@@ -131,6 +131,10 @@ class Translator:
     def window(self) -> int:
         """How many lines are best given to :meth:`translate_window` at a time."""
         return WINDOW * self.decoding.batch_size
+
+    def check(self, nbest: int) -> None:
+        """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses, before anything is read."""
+        check_nbest(nbest, self.decoding)
 
     def translate(self, lines: Iterable[str], *, nbest: int = 1, attention: bool = False) -> Iterator[Translation]:
         """One translation a line, in order; lines are read a window ahead, and as translations are asked for.
