@@ -84,7 +84,7 @@ class Grammar:
         """Compile the merged tables of the TOML files; raises DataError where they do not fit together."""
         self.lexicon = Lexicon(tables)
         self._leaves: dict[tuple[str, tuple[Part, ...]], list[Leaf]] = {}
-        self.rules = multiply_out(tables, self._has_words, START)
+        self.rules = multiply_out(tables, self.lexicon, self._has_forms, START)
         self._symbols = {name: _Symbol() for name in self.rules}
         for name, rules in self.rules.items():
             self._symbols[name].alternatives = [self._compile(rule) for rule in rules]
@@ -155,7 +155,7 @@ class Grammar:
 
     def _compile(self, rule: Rule) -> _Alternative:
         """A rule with its words looked up and its parts numbered."""
-        owners = _owners(rule)
+        owners = rule.owners()
         fixed = owners.pop("", [])
         words = {owner: parts for owner, parts in owners.items() if rule.slots.get(owner) not in self._symbols}
         inner = {owner: parts for owner, parts in owners.items() if owner not in words}
@@ -173,10 +173,9 @@ class Grammar:
             french=french,
         )
 
-    def _has_words(self, rule: Rule, slot: str) -> bool:
-        """Whether a slot of a rule is one for words, and there are some that have the forms it asks for."""
-        content = rule.slots[slot]
-        return content.split()[0] in self.lexicon.kinds and bool(self._leaf(content, _owners(rule).get(slot, ())))
+    def _has_forms(self, rule: Rule, slot: str) -> bool:
+        """Whether some words have the forms that a rule asks for in a slot."""
+        return bool(self._leaf(rule.slots[slot], rule.owners().get(slot, ())))
 
     def _leaf(self, query: str, parts: Sequence[Part]) -> list[Leaf]:
         """The words a query finds, as parts; those that lack a form are left out. Without a query, the literals."""
@@ -197,14 +196,3 @@ def _tokens(word: Word, part: Part) -> tuple[str, ...]:
         return (item.text,)
     forms = word.forms[language]
     return forms.get(item.form, ()) if item.form else next(iter(forms.values()), ())
-
-
-def _owners(rule: Rule) -> dict[str, list[Part]]:
-    """The parts of a rule by the slot or mark that links them, each once; under ``""`` those that nothing links."""
-    owners: dict[str, list[Part]] = {}
-    for language in LANGUAGES:
-        for item in rule.sides[language]:
-            parts = owners.setdefault(item.slot or item.mark, [])
-            if (language, item) not in parts:
-                parts.append((language, item))
-    return owners

@@ -42,20 +42,31 @@ class Lexicon:
     def __init__(self, tables: Mapping[str, Any]) -> None:
         """Read the merged tables of the grammar's files; raises DataError for a word whose forms cannot be made."""
         self._paradigms = _paradigms(tables["forms"])
-        self.words: tuple[Word, ...] = tuple(
-            word
-            for kind, groups in tables.items()
-            if isinstance(groups, list) and kind != "symbol"
-            for group in groups
-            for word in self._read(kind, group)
-        )
-        self.kinds = frozenset(word.kind for word in self.words)
+        self._words: dict[str, list[Word]] = {}
+        for kind, groups in tables.items():
+            if isinstance(groups, list) and kind != "symbol":
+                self._words[kind] = [word for group in groups for word in self._read(kind, group)]
+        self._found: dict[str, tuple[Word, ...]] = {}
 
-    def find(self, query: str) -> list[Word]:
+    def __iter__(self) -> Iterator[Word]:
+        for words in self._words.values():
+            yield from words
+
+    def is_query(self, content: str) -> bool:
+        """Whether what a slot holds is words (``"noun person m"``), not a symbol."""
+        return content.partition(" ")[0] in self._words
+
+    def may_hold(self, content: str) -> bool:
+        """False for a query that finds no words."""
+        return not self.is_query(content) or bool(self.find(content))
+
+    def find(self, query: str) -> tuple[Word, ...]:
         """The words of ``"class tag tag ..."``: those of the class that carry all the tags."""
-        kind, *tags = query.split()
-        wanted = frozenset(tags)
-        return [word for word in self.words if word.kind == kind and wanted <= word.tags]
+        if query not in self._found:
+            kind, *tags = query.split()
+            wanted = frozenset(tags)
+            self._found[query] = tuple(word for word in self._words[kind] if wanted <= word.tags)
+        return self._found[query]
 
     def _read(self, kind: str, group: Mapping[str, Any]) -> Iterator[Word]:
         """The words of one table: ``tags`` for all of them, and ``words`` of [English, French, further tags]."""

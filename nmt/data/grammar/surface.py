@@ -21,8 +21,8 @@ Token = tuple[str, Cell | None]
 class _Special(NamedTuple):
     """How a token that is not simply a word of its own is written.
 
-    ``before_vowel`` replaces ``text`` before a vowel, or before the words of ``only`` where that is given;
-    ``joins`` says that it is joined to the word before, ``after_vowel`` what it then is after a vowel.
+    ``before_vowel`` replaces ``text`` before a vowel, or before the words of ``only`` where that is given; ``joins``
+    says that it is joined to the word before, and ``after_vowel``, where there is one, what it is after a and e.
     """
 
     text: str
@@ -72,11 +72,9 @@ class Surface:
         """How a special token is written between the words so far and the token that follows."""
         if special.only is not None:
             return special.before_vowel if following in special.only else special.text
-        if following in self._vowels:
-            return special.before_vowel
-        if special.after_vowel and words[-1][-1] in "ae":
-            return special.after_vowel
-        return special.text
+        if special.after_vowel:
+            return special.after_vowel if words[-1][-1] in "ae" else special.text
+        return special.before_vowel if following in self._vowels else special.text
 
 
 def _special(token: str, table: Mapping[str, Any]) -> _Special | None:
