@@ -7,6 +7,7 @@ class in :mod:`nmt.config` and a reader here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from nmt.config import AnyCorpus, DataConfig, DatasetsCorpus, JsonlCorpus, TextC
 from nmt.data.text import COMPRESSIONS, count_lines, read_lines
 from nmt.errors import ConfigError, DataError
 
-__all__ = ["Pair", "read_eval_pairs", "read_pairs", "with_folder"]
+__all__ = ["Pair", "describe", "digest_corpus", "read_eval_pairs", "read_pairs", "with_folder"]
 
 VALID_NAMES = ("valid", "validation", "val", "dev")
 
@@ -71,6 +72,44 @@ def describe(corpus: AnyCorpus) -> str:
             return f"{corpus.dataset} ({corpus.split})"
         case _:
             assert_never(corpus)
+
+
+def digest_corpus(corpus: AnyCorpus) -> str:
+    """A hash of what a corpus holds and how it is read, the same wherever it lies.
+
+    Local files count with their bytes. A data set from the hub counts with the fingerprint of ``datasets``; where it is
+    streamed there is none, and it counts with its name, split and version. Raises DataError for what cannot be read.
+    """
+    match corpus:
+        case TextCorpus():
+            parts = [_digest_file(corpus.source), _digest_file(corpus.target)]
+        case TsvCorpus() | JsonlCorpus():
+            parts = [_digest_file(corpus.path)]
+        case DatasetsCorpus():
+            parts = _digest_dataset(corpus)
+        case _:
+            assert_never(corpus)
+    how = corpus.model_dump(
+        mode="json", exclude={"weight", "path"} | ({"source", "target"} if corpus.format == "text" else set())
+    )
+    return hashlib.sha256(json.dumps([how, parts]).encode()).hexdigest()
+
+
+def _digest_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _digest_dataset(corpus: DatasetsCorpus) -> list[str]:
+    path = Path(corpus.dataset)
+    if path.exists():
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        return [f"{file.relative_to(path)} {_digest_file(file)}" for file in files]
+    rows = load_dataset(corpus)
+    return [str(getattr(rows, "_fingerprint", rows.info.version))]
 
 
 # ------------------------------------------------------------------------------------------------------------- readers

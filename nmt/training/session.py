@@ -23,6 +23,7 @@ from nmt.data.corpus import read_eval_pairs
 from nmt.data.filters import find_overlaps
 from nmt.data.store import prepare
 from nmt.data.tokenizer import Tokenizers, train_tokenizers
+from nmt.decoding.translator import pick_device
 from nmt.errors import CheckpointError, ConfigError, TrainingError
 from nmt.training.allocator import keep_freed_memory
 from nmt.training.loop import Trainer, new_state
@@ -31,7 +32,7 @@ from nmt.training.report import Log, Reporter
 from nmt.training.signals import StopRequest
 from nmt.training.validation import Validator
 
-__all__ = ["Session", "pick_device", "store_folder", "train"]
+__all__ = ["Session", "store_folder", "train"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
             run.tokenizers,
             batch_tokens=training.batch_tokens,
             seed=training.seed,
-            sampling=recipe.tokenizer.sampling > 0,
+            sampling=recipe.tokenizer.sampling,
         )
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
         with contextlib.closing(Log(run.folder, size=log_size, tensorboard=training.tensorboard)) as log:
@@ -91,18 +92,6 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
                 state.save(run.folder, log_size=0)
             with StopRequest() as stop:
                 return trainer.train(stop)
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is a GPU where there is one. Raises ConfigError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def store_folder() -> Path:
