@@ -1,0 +1,341 @@
+"""``nmt translate`` as a shell meets it: parity, streams, formats, and every way a pipe can end."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import zstandard
+
+from nmt.checkpoint import Run
+from nmt.config import Recipe
+from nmt.data.tokenizer import Tokenizers, train_tokenizer
+from nmt.decoding.translator import Translation, Translator
+from nmt.errors import DataError, Interrupted
+from nmt.models import build
+from nmt_cli.main import main
+from nmt_cli.streaming import WholeLines, input_windows
+from nmt_cli.streams import STANDARD
+
+NMT = Path(sys.executable).with_name("nmt")
+LINES = ["the black cat sleeps .", "", "a dog", "the tired wolf sees the cat .", "  ", "birds"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a small random model: what it writes makes no sense and is the same every time."""
+    part = {"type": "gru", "width": 16}
+    recipe = Recipe.model_validate(
+        {
+            "model": {"encoder": part, "decoder": part, "embedding": 16, "tied_embeddings": 0},
+            "tokenizer": {"vocabulary": 300},
+            "decoding": {"beam": 3, "max_ratio": 0.5, "max_extra": 4, "batch_size": 4},
+        }
+    )
+    tokenizer = train_tokenizer(LINES * 3, recipe.tokenizer, seed=1)
+    torch.manual_seed(5)
+    model = build(recipe.model, len(tokenizer), len(tokenizer))
+    with torch.no_grad():
+        model.output.weight.normal_(std=1.0)
+    run = Run.create(tmp_path_factory.mktemp("translate") / "run", recipe, Tokenizers(tokenizer, tokenizer))
+    run.save_model(model, 1, {"loss": 1.0})
+    return run.folder
+
+
+@pytest.fixture(scope="module")
+def expected(run: Path) -> list[Translation]:
+    return list(Translator.load(run, device="cpu").translate(LINES, nbest=3, attention=True))
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def text_of(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return {**kept, "OMP_NUM_THREADS": "1", "PATH": f"{NMT.parent}:{os.environ['PATH']}"}
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment(), check=False
+    )
+
+
+Capture = pytest.CaptureFixture[bytes]
+
+
+# ----------------------------------------------------------------------------------------------------- lines and files
+
+
+def test_a_line_for_a_line(run: Path, expected: list[Translation], tmp_path: Path, capfdbinary: Capture) -> None:
+    source = write(tmp_path / "in", text_of(LINES))
+    assert main(["translate", str(run), "-i", source]) == 0
+    assert capfdbinary.readouterr().out == text_of([one.text for one in expected])
+    assert [bool(one.text) for one in expected] == [True, False, True, True, False, True]
+
+
+def test_odd_bytes_keep_the_count(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    source = "a\x00b\r\n\r\n\u2028x\u2029\x85\x0b\x0c\x1c\rdog\n\ufeff\n\n😀 e\u0301 العربية\nno end".encode()
+    assert main(["translate", str(run), "-i", write(tmp_path / "in", source)]) == 0
+    assert capfdbinary.readouterr().out.count(b"\n") == source.count(b"\n") + 1
+
+
+def test_compressed_files_in_and_out(run: Path, expected: list[Translation], tmp_path: Path) -> None:
+    source = write(tmp_path / "in.txt", gzip.compress(text_of(LINES)))
+    assert main(["translate", str(run), "-i", source, "-o", str(tmp_path / "out.zst")]) == 0
+    written = zstandard.ZstdDecompressor().stream_reader((tmp_path / "out.zst").read_bytes()).read()
+    assert written == text_of([one.text for one in expected])
+
+
+def test_nbest_lists_in_moses_form(
+    run: Path, expected: list[Translation], tmp_path: Path, capfdbinary: Capture
+) -> None:
+    source = write(tmp_path / "in", text_of(LINES))
+    assert main(["translate", str(run), "-i", source, "--nbest", "3"]) == 0
+    rows = [line.split(" ||| ") for line in capfdbinary.readouterr().out.decode().split("\n")[:-1]]
+    assert [row[0] for row in rows] == [str(n) for n, one in enumerate(expected) for _ in one.hypotheses or [None]]
+    for number, one in enumerate(expected):
+        own = [row for row in rows if row[0] == str(number)]
+        if not one.hypotheses:
+            assert own == [[str(number), "", "logprob= 0.0000", "0.0000"]]
+            continue
+        assert [row[1] for row in own] == [hypothesis.text for hypothesis in one.hypotheses]
+        for row, hypothesis in zip(own, one.hypotheses, strict=True):
+            assert row[2].startswith("logprob= ")
+            assert float(row[2].removeprefix("logprob= ")) == pytest.approx(hypothesis.log_probability, abs=1e-3)
+            assert float(row[3]) == pytest.approx(hypothesis.score, abs=1e-3)
+
+
+@pytest.mark.parametrize("nbest", [[], ["--nbest", "2"]])
+def test_links_stand_behind_the_text(
+    run: Path, expected: list[Translation], tmp_path: Path, capfdbinary: Capture, nbest: list[str]
+) -> None:
+    source = write(tmp_path / "in", text_of(LINES))
+    assert main(["translate", str(run), "-i", source, "--align", *nbest]) == 0
+    rows = [line.split(" ||| ") for line in capfdbinary.readouterr().out.decode().split("\n")[:-1]]
+    if nbest:
+        rows = [row[1:] for row in rows if row[0] != "1" and row[0] != "4"][::2]
+        assert all(len(row) == 4 for row in rows)
+    else:
+        assert rows[1] == rows[4] == ["", ""]
+        rows = [row for row in rows if row != ["", ""]]
+    for row, one in zip(rows, (one for one in expected if one.hypotheses), strict=True):
+        assert row[0] == one.text
+        links = [tuple(map(int, link.split("-"))) for link in row[1].split()]
+        # Every word of the translation looks somewhere.
+        assert {target for _, target in links} == set(range(len(one.text.split())))
+        assert all(source < len(one.source.split()) for source, _ in links)
+        attention = one.hypotheses[0].attention
+        assert attention is not None
+        pieces = [piece for piece, word in enumerate(one.target_words[0]) if word == 0]
+        looked = attention[pieces, :-1].sum(dim=0)
+        by_word = [
+            sum(float(looked[piece]) for piece, word in enumerate(one.source_words) if word == index)
+            for index in range(len(one.source.split()))
+        ]
+        assert (by_word.index(max(by_word)), 0) in links
+
+
+def test_options_of_search(run: Path, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "in", text_of(LINES))
+    greedy = Translator.load(run, device="cpu", beam=1, max_extra=9)
+    wanted = text_of([one.text for one in greedy.translate(LINES)])
+    assert main(["translate", str(run), "-i", source, "--beam", "1", "--max-extra", "9", "--batch-size", "2"]) == 0
+    assert capfdbinary.readouterr().out == wanted
+    monkeypatch.setenv("NMT_BEAM", "1")
+    monkeypatch.setenv("NMT_MAX_EXTRA", "9")
+    assert main(["translate", str(run), "-i", source]) == 0
+    assert capfdbinary.readouterr().out == wanted
+
+
+def test_long_lines_are_said_and_counted(
+    run: Path, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nmt.decoding.translator.LONGEST", 30)
+    source = write(tmp_path / "in", text_of(["a dog", "the cat sleeps . " * 9, "birds", "the black cat . " * 9]))
+    assert main(["translate", str(run), "-i", source]) == 0
+    captured = capfdbinary.readouterr()
+    assert captured.out.count(b"\n") == 4
+    warning, note = captured.err.decode().splitlines()
+    assert re.fullmatch(
+        r"nmt: warning: line 2 has \d+ pieces, more than the 29 read at once: .* in \d+ parts.*", warning
+    )
+    assert note == "translated in parts, being too long: 2 of 4 lines"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--nbest", "9"], 2, "nbest 9 needs a beam of at least 9, not 3: set --beam 9"),
+        (["--beam", "0"], 2, "'--beam'"),
+        (["--max-ratio", "-1"], 2, "decoding.max_ratio: Input should be greater than 0"),
+        (["--checkpoint", "step-7"], 1, "no checkpoint 'step-7'; there are: step-1"),
+        (["--device", "abacus"], 2, "device 'abacus' cannot be used"),
+        (["-i", "missing.txt"], 3, "missing.txt: cannot be read: No such file or directory"),
+        (["-i", "."], 3, ".: is a folder, not a file"),
+        (["-o", "missing/out.txt"], 1, "missing/out.txt: cannot be written: No such file or directory"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run: Path,
+    tmp_path: Path,
+    capfdbinary: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in", text_of(LINES))
+    assert main(["translate", str(run), "-i", "in", *arguments]) == code
+    captured = capfdbinary.readouterr()
+    assert captured.out == b""
+    assert captured.err.decode().startswith("nmt: error: ")
+    assert words in captured.err.decode()
+    assert captured.err.count(b"\n") == 1
+
+
+def test_a_run_that_is_not_there(tmp_path: Path, capfdbinary: Capture) -> None:
+    assert main(["translate", str(tmp_path / "nowhere")]) == 1
+    assert capfdbinary.readouterr().err.decode() == f"nmt: error: {tmp_path / 'nowhere'}: no such run folder\n"
+
+
+def test_bytes_that_are_not_utf8(run: Path, expected: list[Translation], tmp_path: Path, capfdbinary: Capture) -> None:
+    source = write(tmp_path / "in", text_of(LINES[:3]) + b"caf\xe9\n" + text_of(LINES[4:]))
+    assert main(["translate", str(run), "-i", source]) == 3
+    captured = capfdbinary.readouterr()
+    assert captured.out == text_of([one.text for one in expected[:3]])
+    assert f"{source}:4: byte 4 is not UTF-8".encode() in captured.err
+    assert main(["translate", str(run), "-i", source, "--on-bad-bytes", "replace"]) == 0
+    lines = capfdbinary.readouterr().out.split(b"\n")
+    assert lines[:3] == [one.text.encode() for one in expected[:3]]
+    assert len(lines) == 7
+
+
+# ------------------------------------------------------------------------------------------------------------ the pipe
+
+
+def test_a_line_is_answered_before_the_next_is_written(run: Path, expected: list[Translation]) -> None:
+    with subprocess.Popen(
+        [str(NMT), "translate", str(run)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        bufsize=0,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(text_of(LINES[:1]))
+        assert process.stdout.readline() == text_of([expected[0].text])
+        process.stdin.write(text_of(LINES[1:3]) + b"the tired wo")
+        assert process.stdout.readline() == b"\n"
+        assert process.stdout.readline() == text_of([expected[2].text])
+        process.stdin.write(b"lf sees the cat .\n")
+        assert process.stdout.readline() == text_of([expected[3].text])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
+        assert process.stdout.read() == b""
+        assert process.stderr.read() == b"nmt: error: terminated: what was written ends with a whole line\n"
+
+
+def test_a_closed_pipe_ends_silently(run: Path) -> None:
+    done = shell(f"yes 'a dog' | head -3000 | nmt translate {run} --beam 1 | head -2; echo ${{PIPESTATUS[2]}}")
+    first, second, code = done.stdout.splitlines()
+    assert first == second
+    assert (code, done.stderr) == ("141", "")
+
+
+def test_a_full_stdout_is_an_error(run: Path) -> None:
+    done = shell(f"printf 'a dog\\nbirds\\n' | nmt translate {run} > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "nmt: error: standard output: No space left on device\n"
+
+
+def test_a_closed_stdin_is_an_error(run: Path) -> None:
+    done = shell(f"nmt translate {run} <&-")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "nmt: error: standard input is closed: there is nothing to read from\n"
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], Any]]:
+    """Puts a pipe in the place of stdin and gives what writes into it; nothing closes it."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        yield lambda content: os.close(writing) if content == b"" else os.write(writing, content)
+
+
+def test_windows_hold_what_has_arrived(pipe: Callable[[bytes], Any]) -> None:
+    windows = input_windows(STANDARD, 3)
+    pipe(b"a\nb\n")
+    assert next(windows) == ["a", "b"]
+    pipe(b"c\nd\ne\nf\ng")  # the last line has no end yet: it is not there
+    assert next(windows) == ["c", "d", "e"]
+    assert next(windows) == ["f"]
+    pipe(b"\n\nh")
+    assert next(windows) == ["g", ""]
+    pipe(b"")
+    assert list(windows) == [["h"]]
+
+
+def test_windows_out_of_a_compressed_pipe(pipe: Callable[[bytes], Any]) -> None:
+    pipe(gzip.compress(b"a\n\nb\n"))
+    pipe(b"")
+    assert [line for window in input_windows(STANDARD, 2) for line in window] == ["a", "", "b"]
+
+
+def test_windows_come_before_the_fault_that_follows_them(pipe: Callable[[bytes], Any]) -> None:
+    pipe(b"a\nb\n\xff\n")
+    pipe(b"")
+    windows = input_windows(STANDARD, 9)
+    assert next(windows) == ["a", "b"]
+    with pytest.raises(DataError, match="stdin:3: byte 1 is not UTF-8"):
+        next(windows)
+
+
+def test_windows_of_a_file_are_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(b"a\nb\nc\nd\n")
+    assert list(input_windows(path, 3)) == [["a", "b", "c"], ["d"]]
+    with path.open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert list(input_windows(STANDARD, 3)) == [["a", "b", "c"], ["d"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_the_line(number: int) -> None:
+    written = []
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as raised, WholeLines() as lines:
+        with lines.whole():
+            written.append("half")
+            os.kill(os.getpid(), number)
+            written.append("whole")
+        written.append("never")
+    assert written == ["half", "whole"]
+    assert raised.value.exit_code == 128 + number
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_between_lines_is_obeyed_at_once() -> None:
+    with pytest.raises(Interrupted, match="interrupted"), WholeLines():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal was not obeyed")
