@@ -67,3 +67,43 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_lines(folder / f"{name}.en", [english for english, _ in part])
         write_lines(folder / f"{name}.fr", [french for _, french in part])
     return folder
+
+
+RECIPE = """
+[data]
+source = "en"
+target = "fr"
+train = {{ source = "{corpus}/train.en", target = "{corpus}/train.fr" }}
+valid = {{ source = "{corpus}/valid.en", target = "{corpus}/valid.fr" }}
+test = {{ source = "{corpus}/test.en", target = "{corpus}/test.fr" }}
+[tokenizer]
+vocabulary = 330
+[model]
+embedding = 16
+encoder = {{ type = "gru", width = 16 }}
+decoder = {{ type = "gru", width = 16 }}
+tied_embeddings = 3
+[decoding]
+beam = 2
+max_extra = 5
+"""
+
+
+@pytest.fixture(scope="session")
+def untrained_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder from English to French whose model, a tiny GRU with attention, has the weights it was born with.
+
+    Shared by all tests of a process: read it, or copy it.
+    """
+    from nmt.checkpoint import Run
+    from nmt.config import parse_recipe
+    from nmt.data.tokenizer import train_tokenizers
+
+    recipe = parse_recipe(RECIPE.format(corpus=corpus))
+    tokenizers = train_tokenizers(recipe.data, recipe.tokenizer, 1)
+    torch.manual_seed(1)
+    run = Run.create(tmp_path_factory.mktemp("runs") / "tiny", recipe, tokenizers)
+    model = run.new_model()
+    run.save_model(model, 10, {"bleu": 1.0, "chrf": 1.0, "loss": 5.0})
+    run.save_model(model, 20, {"bleu": 2.0, "chrf": 1.0, "loss": 4.0})
+    return run.folder

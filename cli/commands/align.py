@@ -1,0 +1,202 @@
+"""``nmt align``: which source word a target word comes from, as links, numbers and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count, repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from nmt.alignment.links import Gold, Method, Symmetrization, parse_gold
+from nmt.errors import ConfigError, DataError
+from nmt_cli import console
+from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines, output_lines
+
+if TYPE_CHECKING:
+    from nmt.alignment.report import Pictures
+
+__all__ = ["align"]
+
+
+def align(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder whose model aligns.")],
+    source: Annotated[
+        Path, typer.Option("--source", metavar="FILE", help="Source sentences, one a line; - is standard input.")
+    ] = STANDARD,
+    target: Annotated[
+        Path | None,
+        typer.Option("--target", metavar="FILE", help="Their translations; the model's own where this is left out."),
+    ] = None,
+    gold: Annotated[
+        Path | None,
+        typer.Option("--gold", metavar="FILE", help="Links by hand, sure 0-1 and possible 0?1: print AER instead."),
+    ] = None,
+    format_: Annotated[
+        Literal["pharaoh", "soft", "json"],
+        typer.Option("--format", help="Links (0-0 1-2), the matrix (a target word after the other), or JSON lines."),
+    ] = "pharaoh",
+    method: Annotated[
+        Method,
+        typer.Option("--method", help="argmax: each target word's best; mutual: also the source word's; threshold."),
+    ] = "argmax",
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0.0, max=1.0, help="The least attention of a link, with threshold.")
+    ] = 0.3,
+    reverse: Annotated[
+        Path | None,
+        typer.Option("--reverse", metavar="RUN", help="A run that translates the other way: join both directions."),
+    ] = None,
+    symmetrize: Annotated[
+        Symmetrization, typer.Option("--symmetrize", help="How the links of both directions are joined.")
+    ] = "grow-diag-final-and",
+    units: Annotated[
+        Literal["words", "pieces"], typer.Option("--units", help="Align words, or the model's subword pieces.")
+    ] = "words",
+    line: Annotated[
+        list[int] | None,
+        typer.Option("--line", min=1, metavar="N", help="Only this line, from 1; may be given several times."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="PATH", help="Draw: a .png, .svg or .pdf file for one line, or a folder."),
+    ] = None,
+    plot_format: Annotated[
+        Literal["png", "svg", "pdf"], typer.Option("--plot-format", help="What is drawn in a folder.")
+    ] = "png",
+    font: Annotated[
+        str | None, typer.Option("--font", help="The font of pictures: an installed family, or a font file.")
+    ] = None,
+    translations: Annotated[
+        Path | None,
+        typer.Option("--translations", metavar="FILE", help="Write the model's own translations here."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output: OutputFile = STANDARD,
+    checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
+    beam: Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept in search; 1 is greedy.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
+    on_bad_bytes: OnBadBytes = "error",
+) -> None:
+    """Print, for each sentence pair, which words the model's attention links.
+
+    With --target the given translations are forced, without it the model translates. A line in gives a line out: links
+    in Pharaoh form, source-target, words counted from 0. With --gold, standard output has the alignment error rate,
+    precision and recall instead, and the links are only written where --output says.
+    """
+    _check(source, target, gold, units, reverse, translations)
+    texts = _read(source, target, gold, line or [], on_bad_bytes, whole=plot is not None)
+
+    from nmt.alignment.aligner import Aligner, LinkRule
+    from nmt.alignment.report import Pictures, Report
+    from nmt.checkpoint import Run
+    from nmt.evaluation.signature import sign_model
+
+    pictures = None if plot is None else Pictures(plot, plot_format, font=font)
+    if pictures is not None and not pictures.is_folder and len(texts.numbers) != 1:
+        raise ConfigError(f"--plot {plot} is a picture of one line: name it with --line, or give a folder for several")
+
+    opened = Run.open(run)
+    chosen = opened.checkpoint(checkpoint)
+    search = {name: value for name, value in (("beam", beam), ("batch_size", batch_size)) if value is not None}
+    aligner = Aligner.load(run, units=units, which=chosen.name, device=device, **search)
+    backward = None if reverse is None else Aligner.load(reverse, device=device)
+    rule = LinkRule(method, threshold, symmetrize)
+    report = Report(
+        links=rule.sign(both=reverse is not None),
+        model=sign_model(opened, chosen),
+        form=format_,
+        keep=json and gold is None and output == STANDARD,
+    )
+    watched = console.track(texts.source, "aligning", len(texts.numbers) or None, unit="sentences")
+    linked = aligner.link(watched, texts.target, rule=rule, reverse=backward)
+    with ExitStack() as files:
+        silent = (json or gold is not None) and output == STANDARD
+        links = None if silent else files.enter_context(output_lines(output))
+        own = None if translations is None else files.enter_context(output_lines(translations))
+        for number, answer, one in zip(texts.numbers or count(1), texts.gold or repeat(None), linked, strict=False):
+            rendered = report.add(one, answer)
+            if links is not None:
+                links.write(rendered)
+            if own is not None:
+                own.write(one.translation)
+            if pictures is not None:
+                pictures.draw(number, one, answer, report.caption(number, one, answer))
+    if json:
+        typer.echo(report.as_json(pictures.drawn if pictures is not None else ()))
+    elif gold is not None:
+        typer.echo(report.text())
+    if pictures is not None:
+        _say(pictures)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is aligned: the chosen lines, and their numbers where they are known beforehand."""
+
+    source: Iterable[str]
+    target: list[str] | None
+    gold: list[Gold] | None
+    numbers: list[int]
+
+
+def _read(
+    source: Path, target: Path | None, gold: Path | None, chosen: list[int], on_bad_bytes: OnBadBytes, *, whole: bool
+) -> _Texts:
+    """The texts, checked to pair up line by line; the source alone is left a stream where nothing is asked of it."""
+
+    def read(path: Path) -> list[str]:
+        return list(input_lines(path, on_bad_bytes=on_bad_bytes))
+
+    if target is None and not chosen and not whole:
+        return _Texts(input_lines(source, on_bad_bytes=on_bad_bytes), None, None, [])
+    sources = read(source)
+    targets = None if target is None else read(target)
+    golds = None if gold is None else read(gold)
+    for path, lines in ((target, targets), (gold, golds)):
+        if lines is not None and len(lines) != len(sources):
+            raise DataError(
+                f"{source} has {len(sources)} lines, {path} has {len(lines)}: they must pair up line by line"
+            )
+    numbers = list(dict.fromkeys(chosen)) or list(range(1, len(sources) + 1))
+    if numbers and max(numbers) > len(sources):
+        raise ConfigError(f"--line {max(numbers)}: {source} has {len(sources)} lines")
+    rows = [number - 1 for number in numbers]
+    answers = None
+    if golds is not None and targets is not None:
+        answers = [
+            parse_gold(
+                golds[row],
+                f"{gold}:{row + 1}",
+                num_source=len(sources[row].split()),
+                num_target=len(targets[row].split()),
+            )
+            for row in rows
+        ]
+    return _Texts([sources[row] for row in rows], targets and [targets[row] for row in rows], answers, numbers)
+
+
+def _check(
+    source: Path, target: Path | None, gold: Path | None, units: str, reverse: Path | None, translations: Path | None
+) -> None:
+    """Raise ConfigError for options that do not go together."""
+    if [source, target, gold].count(STANDARD) > 1:
+        raise ConfigError("only one file can be standard input: name --source")
+    if gold is not None and target is None:
+        raise ConfigError("--gold needs the --target whose words its links name")
+    if translations is not None and target is not None:
+        raise ConfigError("--translations are the model's own: leave out --target")
+    if units == "pieces" and (gold is not None or reverse is not None):
+        raise ConfigError("--units pieces has no gold links, and two models have no pieces in common: align words")
+
+
+def _say(pictures: Pictures) -> None:
+    """Where the pictures are, and what they could not show."""
+    where = pictures.drawn[0] if len(pictures.drawn) == 1 else f"{len(pictures.drawn)} in {pictures.path}"
+    console.note(f"pictures: {where}")
+    if complaint := pictures.complaint():
+        console.warn(complaint)

@@ -1,0 +1,155 @@
+"""``nmt evaluate``: how good translations are, in figures that say which they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nmt.errors import ConfigError
+from nmt.evaluation.metrics import ALL_METRICS, MetricName, Tokenization
+from nmt_cli import console
+from nmt_cli.streams import STANDARD, OnBadBytes, input_lines
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="The run folder whose model translates.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--source", metavar="FILE", help="Text to translate, in place of the test set.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option("--reference", "-r", metavar="FILE", help="What it should become; may be given several times."),
+    ] = None,
+    hypotheses: Annotated[
+        Path | None,
+        typer.Option("--hypotheses", metavar="FILE", help="Score these translations; no model is needed."),
+    ] = None,
+    split: Annotated[
+        Literal["test", "valid"], typer.Option("--split", help="Which set of the recipe, or of --data.")
+    ] = "test",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="A folder with test and valid files ending in the languages."),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", "-m", help="bleu, chrf, chrf++, ter; may be given several times. All, by default."),
+    ] = None,
+    tokenize: Annotated[
+        Tokenization | None,
+        typer.Option("--tokenize", help="How BLEU cuts words, as in sacreBLEU; 13a, or what suits the language."),
+    ] = None,
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="BLEU without regard to case.")] = False,
+    chrf_lowercase: Annotated[bool, typer.Option("--chrf-lowercase", help="The same for chrF.")] = False,
+    ter_case_sensitive: Annotated[
+        bool, typer.Option("--ter-case-sensitive", help="TER with regard to case, which it has not by default.")
+    ] = False,
+    width: Annotated[int, typer.Option("--width", "-w", min=0, help="Digits after the point.")] = 2,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing rounded.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Keep the translations here, the scores beside them as .json; in the run folder, by default.",
+        ),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
+    beam: Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept in search; 1 is greedy.")] = None,
+    length_penalty: Annotated[
+        Literal["none", "average", "gnmt"] | None,
+        typer.Option("--length-penalty", help="How the length of a hypothesis weighs in its score."),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", min=0.0, help="The strength of the length penalty.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
+    on_bad_bytes: OnBadBytes = "error",
+) -> None:
+    """Print BLEU, chrF2, chrF++ and TER with their signatures.
+
+    With RUN, its model translates the recipe's test set, or --source, and is scored against the references. With
+    --hypotheses and --reference, a file is scored, as sacreBLEU's own command would.
+    """
+    from nmt.evaluation.metrics import looks_tokenized
+    from nmt.evaluation.runs import Scoring, evaluate_files, evaluate_run, held_out_files, held_out_split
+
+    def read(path: Path) -> list[str]:
+        return list(input_lines(path, on_bad_bytes=on_bad_bytes))
+
+    references = reference or []
+    _check(run, source, references, hypotheses, data, output)
+    scoring = Scoring(_metrics(metric or []), tokenize, lowercase, chrf_lowercase, ter_case_sensitive)
+    if run is None:
+        assert hypotheses is not None, "checked above"
+        result = evaluate_files(held_out_files(hypotheses, references, read), scoring)
+    else:
+        from nmt.checkpoint import Run
+
+        opened = Run.open(run)
+        if source is None:
+            held_out = held_out_split(opened.recipe, split, data)
+        else:
+            held_out = held_out_files(source, references, read)
+        search = {"beam": beam, "length_penalty": length_penalty, "alpha": alpha, "batch_size": batch_size}
+        result = evaluate_run(
+            opened,
+            held_out,
+            scoring,
+            which=checkpoint,
+            device=device,
+            output=output,
+            track=lambda items, total: console.track(items, "translating", total, unit="sentences"),
+            **{name: value for name, value in search.items() if value is not None},
+        )
+        console.note(f"translations: {result.translations}")
+    if tokenize != "none" and looks_tokenized(result.hypotheses):
+        console.warn(
+            "many lines end in ' .': text that was tokenised before has no comparable BLEU; see --tokenize none"
+        )
+    typer.echo(dumps(result.as_dict(), ensure_ascii=False) if json else result.text(width))
+
+
+def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:
+    """The metrics of those names, or all. Raises ConfigError for a name that is none."""
+    for name in names:
+        if name.lower() not in ALL_METRICS:
+            raise ConfigError(f"--metric {name}: the metrics are {', '.join(ALL_METRICS)}")
+    asked = {name.lower() for name in names} or set(ALL_METRICS)
+    return tuple(metric for metric in ALL_METRICS if metric in asked)
+
+
+def _check(
+    run: Path | None,
+    source: Path | None,
+    references: list[Path],
+    hypotheses: Path | None,
+    data: Path | None,
+    output: Path | None,
+) -> None:
+    """Raise ConfigError for files that do not go together."""
+    inputs = [path for path in (source, hypotheses, *references) if path is not None]
+    if (run is None) == (hypotheses is None):
+        raise ConfigError("give a RUN to translate with, or --hypotheses to score: one of them")
+    if hypotheses is not None and not references:
+        raise ConfigError("--hypotheses needs a --reference to be compared with")
+    if hypotheses is not None and (source is not None or data is not None or output is not None):
+        raise ConfigError("--source, --data and --output go with a RUN, not with --hypotheses")
+    if run is not None and (source is None) != (not references):
+        raise ConfigError("--source and --reference go together; without them the recipe's test set is taken")
+    if source is not None and data is not None:
+        raise ConfigError("--source and --data both name what to translate: give one of them")
+    if inputs.count(STANDARD) > 1:
+        raise ConfigError("only one file can be standard input")
+    if output is not None and output.suffix == ".json":
+        raise ConfigError(
+            f"--output {output}: name the file of the translations; the scores are kept beside it as .json"
+        )
+    if output == STANDARD:
+        raise ConfigError("--output names a file: standard output is for the scores")

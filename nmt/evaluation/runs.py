@@ -1,0 +1,183 @@
+"""Scoring a run: translate a held-out set, score it, and keep the translations beside the score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nmt.checkpoint import Run
+from nmt.config import Recipe
+from nmt.data.text import LineWriter
+from nmt.errors import ConfigError, DataError
+from nmt.evaluation.metrics import ALL_METRICS, MetricName, Score, Tokenization, default_tokenization, evaluate
+from nmt.evaluation.signature import sign, sign_model, sign_search
+
+__all__ = [
+    "Evaluation",
+    "HeldOut",
+    "Scoring",
+    "Split",
+    "evaluate_files",
+    "evaluate_run",
+    "held_out_files",
+    "held_out_split",
+]
+
+Split = Literal["test", "valid"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Sentences and what they should become: ``source[i]`` has the translation ``references[j][i]`` for every j."""
+
+    name: str
+    source: Sequence[str]
+    references: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores and what they are scores of: ``hypotheses`` for the set ``name``.
+
+    ``model`` and ``search`` are empty where the hypotheses came from a file.
+    """
+
+    scores: Sequence[Score]
+    name: str
+    hypotheses: Sequence[str]
+    model: dict[str, str] = field(default_factory=dict)
+    search: dict[str, str] = field(default_factory=dict)
+    translations: Path | None = None
+
+    def text(self, width: int = 2) -> str:
+        """A line a score, as sacreBLEU prints it, then the signatures of the model and of the search."""
+        signatures = [sign(name, parts) for name, parts in (("model", self.model), ("search", self.search)) if parts]
+        return "\n".join([score.line(width) for score in self.scores] + signatures)
+
+    def as_dict(self) -> dict[str, object]:
+        """All of it, ready for JSON."""
+        made = {"model": self.model, "search": self.search} if self.model else {}
+        kept = {"translations": str(self.translations)} if self.translations is not None else {}
+        scores = [score.as_dict() for score in self.scores]
+        return {"scores": scores, "set": self.name, "lines": len(self.hypotheses), **made, **kept}
+
+
+def held_out_split(recipe: Recipe, split: Split, folder: Path | None = None) -> HeldOut:
+    """The recipe's test or validation set, or that of a folder of files as ``nmt train --data`` takes it.
+
+    Raises ConfigError where there is none, DataError for text that breaks its contract.
+    """
+    from nmt.data.corpus import read_eval_pairs, with_folder
+
+    data = with_folder(recipe.data, folder) if folder is not None else recipe.data
+    corpus = data.test if split == "test" else data.valid
+    if corpus is None:
+        raise ConfigError(
+            f"the recipe has no [data.{split}]: name the text with --source and --reference, or a folder with --data"
+        )
+    pairs = read_eval_pairs(corpus)
+    return HeldOut(split, [pair.source for pair in pairs], [[pair.target for pair in pairs]])
+
+
+def held_out_files(source: Path, references: Sequence[Path], read: Callable[[Path], Iterable[str]]) -> HeldOut:
+    """A set of text files. Raises DataError, with both numbers, where they do not have the same number of lines."""
+    lines = list(read(source))
+    others = [list(read(path)) for path in references]
+    for path, other in zip(references, others, strict=True):
+        if len(other) != len(lines):
+            raise DataError(f"{source} has {len(lines)} lines, {path} has {len(other)}: they must pair up line by line")
+    if not lines:
+        raise DataError(f"{source}: there are no lines to score")
+    return HeldOut(source.name, lines, others)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What to compute, under :func:`~nmt.evaluation.metrics.evaluate`'s names; ``tokenize`` None is the run's own."""
+
+    metrics: Sequence[MetricName] = ALL_METRICS
+    tokenize: Tokenization | None = None
+    lowercase: bool = False
+    chrf_lowercase: bool = False
+    ter_case_sensitive: bool = False
+
+    def __call__(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], default: Tokenization = "13a"
+    ) -> list[Score]:
+        """The scores, with BLEU's tokenisation being ``default`` where none was asked for."""
+        return evaluate(
+            hypotheses,
+            references,
+            metrics=self.metrics,
+            tokenize=self.tokenize or default,
+            lowercase=self.lowercase,
+            chrf_lowercase=self.chrf_lowercase,
+            ter_case_sensitive=self.ter_case_sensitive,
+        )
+
+
+def evaluate_files(held_out: HeldOut, scoring: Scoring = Scoring()) -> Evaluation:
+    """Score the lines of ``held_out.source`` as they are."""
+    return Evaluation(scoring(held_out.source, held_out.references), held_out.name, held_out.source)
+
+
+def evaluate_run(
+    run: Run,
+    held_out: HeldOut,
+    scoring: Scoring = Scoring(),
+    *,
+    which: str = "best",
+    device: str = "auto",
+    output: Path | None = None,
+    track: Callable[[Iterable[Any], int], Iterable[Any]] = lambda translations, total: translations,
+    **decoding: Any,
+) -> Evaluation:
+    """Translate ``held_out`` with a run's model and score what comes out.
+
+    The translations are kept in ``output``, by default in the run folder's ``evaluations``, and the scores beside them
+    with the ending .json. ``which`` names the checkpoint, ``decoding`` overrides the recipe's search, ``track`` may
+    watch the translations on their way. Raises CheckpointError for a checkpoint that is not there.
+    """
+    from nmt.decoding.translator import Translator
+
+    checkpoint = run.checkpoint(which)
+    model = sign_model(run, checkpoint)
+    translator = Translator.load(run.folder, which=checkpoint.name, device=device, **decoding)
+    beam = translator.decoding.beam
+    path = output or run.folder / "evaluations" / f"{held_out.name}.{checkpoint.name}.beam{beam}.hyp"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hypotheses = []
+    # Begun before the work, so that a folder that cannot be written is found now; renamed when it is whole.
+    part = path.with_name(f".part.{path.name}")
+    try:
+        writer = LineWriter.open(part)
+        try:
+            for translation in track(translator.translate(held_out.source), len(held_out.source)):
+                hypotheses.append(translation.text)
+                writer.write(translation.text)
+        finally:
+            writer.close()
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    scores = scoring(hypotheses, held_out.references, _tokenization(run.recipe))
+    search = sign_search(translator.decoding)
+    evaluation = Evaluation(scores, held_out.name, hypotheses, model, search, path)
+    _keep(evaluation, path.with_suffix(".json"))
+    return evaluation
+
+
+def _tokenization(recipe: Recipe) -> Tokenization:
+    """How BLEU cuts words in validation."""
+    named = recipe.training.bleu_tokenize
+    return default_tokenization(recipe.data.target) if named == "auto" else named
+
+
+def _keep(evaluation: Evaluation, path: Path) -> None:
+    """Write an evaluation as JSON."""
+    part = path.with_name(f".part.{path.name}")
+    part.write_text(json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,38 @@
+"""Which model and which search a figure belongs to, so that it can be told from all others and had again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import nmt
+from nmt.checkpoint import MANIFEST, Checkpoint, Run, read_json
+from nmt.config import DecodingConfig
+from nmt.errors import CheckpointError
+
+__all__ = ["sign", "sign_model", "sign_search"]
+
+
+def sign_model(run: Run, checkpoint: Checkpoint) -> dict[str, str]:
+    """The run's name, the checkpoint's, and the beginning of the SHA-256 of its weights.
+
+    Raises CheckpointError for a checkpoint without a manifest.
+    """
+    weights = read_json(checkpoint.folder / MANIFEST).get("weights.safetensors")
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{checkpoint.folder / MANIFEST}: damaged: it names no weights")
+    return {
+        "run": run.folder.resolve().name,
+        "checkpoint": checkpoint.name,
+        "weights": str(weights["sha256"])[:12],
+        "nmt": nmt.__version__,
+    }
+
+
+def sign_search(decoding: DecodingConfig) -> dict[str, str]:
+    """All of the search that has a say in what is found; how many sentences are searched at once has none."""
+    return {name: f"{value}" for name, value in decoding.model_dump(exclude={"batch_size"}).items()}
+
+
+def sign(name: str, parts: Mapping[str, str]) -> str:
+    """A signature as sacreBLEU writes its own: ``name|key:value|key:value``."""
+    return "|".join([name, *(f"{key}:{value}" for key, value in parts.items())])
