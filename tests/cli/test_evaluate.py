@@ -1,0 +1,256 @@
+"""``nmt evaluate`` as a user meets it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nmt_cli.main import main
+
+NMT = Path(sys.executable).with_name("nmt")
+HYPOTHESES = ["The cat sat on the mat .", "", "Ein Mädchen \u2028 liest (ein Buch)!", "zwei"]
+REFERENCES = ["The cat sits on the mat.", "Nothing", "Das Mädchen liest ein Buch.", "Zwei"]
+
+Nmt = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def nmt(capfd: pytest.CaptureFixture[str]) -> Nmt:
+    """Run a command: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        return (code, *capfd.readouterr())
+
+    return run
+
+
+def write(path: Path, lines: list[str]) -> Path:
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return path
+
+
+@pytest.fixture
+def hypotheses(tmp_path: Path) -> Path:
+    return write(tmp_path / "hypotheses", HYPOTHESES)
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    return write(tmp_path / "reference", REFERENCES)
+
+
+@pytest.fixture
+def run(untrained_run: Path, tmp_path: Path) -> Path:
+    """A run folder of the test's own."""
+    return Path(shutil.copytree(untrained_run, tmp_path / "run"))
+
+
+# ---------------------------------------------------------------------------------------------------------- files alone
+
+
+@pytest.mark.parametrize("flags", [[], ["--lowercase"], ["--tokenize", "none"], ["--tokenize", "char"]])
+def test_prints_what_sacrebleu_prints(flags: list[str], hypotheses: Path, reference: Path, nmt: Nmt) -> None:
+    files = [str(reference), "-i", str(hypotheses)]
+    command = [sys.executable, "-m", "sacrebleu", *files, "--format", "text", "-w", "7", *flags]
+    printed = subprocess.run([*command, "-m", "bleu", "chrf", "ter"], check=True, capture_output=True, text=True).stdout
+    theirs = [line.strip() for line in printed.splitlines()]
+    code, out, err = nmt("evaluate", "--hypotheses", hypotheses, "--reference", reference, "--width", 7, *flags)
+    ours = out.splitlines()
+    assert (code, err) == (0, "")
+    assert [ours[0], ours[1], ours[3]] == theirs
+    assert ours[2].startswith("chrF2++|")
+    assert len(ours) == 4
+
+
+def test_no_model_no_torch(hypotheses: Path, reference: Path) -> None:
+    """A file is scored without the libraries that only a model needs."""
+    program = (
+        "import sys; from nmt_cli.main import main; code = main(sys.argv[1:])\n"
+        "print(sorted({'torch', 'datasets', 'matplotlib'} & sys.modules.keys())); sys.exit(code)"
+    )
+    arguments = ["evaluate", "--hypotheses", str(hypotheses), "--reference", str(reference), "-m", "bleu"]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_json(hypotheses: Path, reference: Path, nmt: Nmt) -> None:
+    code, out, _ = nmt("evaluate", "--hypotheses", hypotheses, "-r", reference, "--json", "-m", "chrf", "-m", "bleu")
+    found = json.loads(out)
+    assert code == 0
+    assert out.count("\n") == 1
+    assert [score["name"] for score in found["scores"]] == ["BLEU", "chrF2"]
+    assert found["lines"] == 4
+    assert found["scores"][0]["signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
+
+
+def test_several_references_from_compressed_files_and_a_pipe(tmp_path: Path, reference: Path) -> None:
+    packed = tmp_path / "packed.gz"
+    packed.write_bytes(gzip.compress(reference.read_bytes()))
+    command = [str(NMT), "evaluate", "--hypotheses", "-", "-r", str(reference), "-r", str(packed), "--metric", "BLEU"]
+    text = "".join(f"{line}\n" for line in HYPOTHESES)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("BLEU|nrefs:2|")
+
+
+def test_unequal_files_end_with_3_and_both_numbers(hypotheses: Path, tmp_path: Path, nmt: Nmt) -> None:
+    short = write(tmp_path / "short", REFERENCES[:3])
+    code, out, err = nmt("evaluate", "--hypotheses", hypotheses, "--reference", short)
+    assert (code, out) == (3, "")
+    assert err == f"nmt: error: {hypotheses} has 4 lines, {short} has 3: they must pair up line by line\n"
+
+
+def test_bad_bytes(tmp_path: Path, reference: Path, nmt: Nmt) -> None:
+    bad = tmp_path / "bad"
+    bad.write_bytes(b"a\nb\n\xff\nd\n")
+    code, out, err = nmt("evaluate", "--hypotheses", bad, "--reference", reference)
+    assert (code, out) == (3, "")
+    assert f"{bad}:3: byte 1 is not UTF-8" in err
+    assert nmt("evaluate", "--hypotheses", bad, "--reference", reference, "--on-bad-bytes", "replace")[0] == 0
+
+
+def test_empty_and_missing_files(tmp_path: Path, reference: Path, nmt: Nmt) -> None:
+    empty = write(tmp_path / "empty", [])
+    code, _, err = nmt("evaluate", "--hypotheses", empty, "--reference", empty)
+    assert (code, err) == (3, f"nmt: error: {empty}: there are no lines to score\n")
+    code, _, err = nmt("evaluate", "--hypotheses", tmp_path / "nowhere", "--reference", reference)
+    assert code == 3
+    assert "nowhere: cannot be read: No such file" in err
+
+
+def test_tokenised_text_is_noticed(tmp_path: Path, nmt: Nmt) -> None:
+    text = write(tmp_path / "text", ["A dog ."] * 100)
+    code, _, err = nmt("evaluate", "--hypotheses", text, "--reference", text, "-m", "bleu")
+    assert code == 0
+    assert err.startswith("nmt: warning: many lines end in ' .'")
+    assert nmt("evaluate", "--hypotheses", text, "--reference", text, "-m", "bleu", "--tokenize", "none")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give a RUN to translate with, or --hypotheses to score"),
+        (["RUN", "--hypotheses", "a", "--reference", "b"], "give a RUN to translate with, or --hypotheses to score"),
+        (["--hypotheses", "a"], "--hypotheses needs a --reference"),
+        (["--hypotheses", "a", "--reference", "b", "--source", "c"], "--source, --data and --output go with a RUN"),
+        (["--hypotheses", "-", "--reference", "-"], "only one file can be standard input"),
+        (["--hypotheses", "a", "--reference", "b", "-m", "meteor"], "the metrics are bleu, chrf, chrf++, ter"),
+        (["--hypotheses", "a", "--reference", "b", "--tokenize", "14a"], "'14a' is not one of 'none', 'zh', '13a'"),
+        (["RUN", "--source", "a"], "--source and --reference go together"),
+        (["RUN", "--reference", "a"], "--source and --reference go together"),
+        (["RUN", "--source", "a", "--reference", "b", "--data", "c"], "--source and --data both name"),
+        (["RUN", "-o", "scores.json"], "name the file of the translations"),
+        (["RUN", "-o", "-"], "standard output is for the scores"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments: list[str], words: str, nmt: Nmt) -> None:
+    code, out, err = nmt("evaluate", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- a run
+
+
+def test_the_recipes_test_set(run: Path, corpus: Path, nmt: Nmt) -> None:
+    code, out, err = nmt("evaluate", run)
+    lines = out.splitlines()
+    assert code == 0
+    assert [line.partition("|")[0] for line in lines] == ["BLEU", "chrF2", "chrF2++", "TER", "model", "search"]
+    assert lines[4].startswith("model|run:run|checkpoint:step-20|weights:")
+    assert lines[5] == "search|beam:2|length_penalty:average|alpha:1.0|max_ratio:2.0|max_extra:5"
+    kept = run / "evaluations" / "test.step-20.beam2.hyp"
+    assert err == f"translations: {kept}\n"
+    assert kept.read_bytes().count(b"\n") == 15
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["test.step-20.beam2.hyp", "test.step-20.beam2.json"]
+
+    again = nmt("evaluate", "--hypotheses", kept, "--reference", corpus / "test.fr")[1].splitlines()
+    assert again == lines[:4], "what was kept is what was scored"
+
+
+def test_weights_sign_themselves(run: Path, nmt: Nmt) -> None:
+    import hashlib
+
+    digest = hashlib.sha256((run / "models" / "step-10" / "weights.safetensors").read_bytes()).hexdigest()
+    out = nmt("evaluate", run, "--checkpoint", "step-10", "-m", "bleu")[1]
+    assert f"|checkpoint:step-10|weights:{digest[:12]}|" in out
+
+
+def test_json_of_a_run_is_what_is_kept(run: Path, nmt: Nmt) -> None:
+    code, out, _ = nmt("evaluate", run, "--json", "--beam", 1, "--split", "valid", "--alpha", 0.5)
+    found = json.loads(out)
+    assert code == 0
+    assert found["set"] == "valid"
+    assert found["search"]["beam"] == "1"
+    assert found["search"]["alpha"] == "0.5"
+    assert found == json.loads((run / "evaluations" / "valid.step-20.beam1.json").read_text())
+
+
+def test_a_folder_of_ones_own(run: Path, corpus: Path, tmp_path: Path, nmt: Nmt) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for language in ("en", "fr"):
+        write(own / f"test.{language}", (corpus / f"valid.{language}").read_text().splitlines()[:3])
+        write(own / f"train.{language}", ["a"])
+    code, out, _ = nmt("evaluate", run, "--data", own, "--json", "-m", "bleu")
+    assert code == 0
+    assert json.loads(out)["lines"] == 3
+
+
+def test_files_of_ones_own(run: Path, corpus: Path, tmp_path: Path, nmt: Nmt) -> None:
+    source = write(tmp_path / "news.en", ["the cat sleeps .", "", "the lion runs ."])
+    reference = write(tmp_path / "news.fr", ["le chat dort .", "", "le lion court ."])
+    output = tmp_path / "kept.txt"
+    code, out, err = nmt("evaluate", run, "--source", source, "--reference", reference, "-o", output, "--json")
+    assert (code, err) == (0, f"translations: {output}\n")
+    assert output.read_text().split("\n")[1] == "", "a blank line stays blank"
+    found = json.loads(out)
+    assert (found["set"], found["lines"], found["translations"]) == ("news.en", 3, str(output))
+    assert json.loads((tmp_path / "kept.json").read_text()) == found
+    assert not (run / "evaluations").exists()
+
+
+def test_unequal_files_are_found_before_anything_is_translated(run: Path, tmp_path: Path, nmt: Nmt) -> None:
+    source, reference = write(tmp_path / "a", ["x"] * 3), write(tmp_path / "b", ["x"] * 4)
+    code, _, err = nmt("evaluate", run, "--source", source, "--reference", reference)
+    assert (code, err) == (3, f"nmt: error: {source} has 3 lines, {reference} has 4: they must pair up line by line\n")
+    assert not (run / "evaluations").exists()
+
+
+def test_a_run_without_a_set(run: Path, nmt: Nmt, tmp_path: Path) -> None:
+    from nmt.checkpoint import Run
+    from nmt.config import DataConfig
+
+    opened = Run.open(run)
+    data = DataConfig(source="en", target="fr", train=opened.recipe.data.train)
+    bare = Run.create(tmp_path / "bare", opened.recipe.model_copy(update={"data": data}), opened.tokenizers)
+    bare.save_model(opened.load_model(), 1, {"bleu": 1.0})
+    code, _, err = nmt("evaluate", bare.folder)
+    assert code == 2
+    assert "the recipe has no [data.test]: name the text with --source and --reference, or a folder with --data" in err
+
+
+def test_what_is_not_there(run: Path, tmp_path: Path, nmt: Nmt) -> None:
+    code, _, err = nmt("evaluate", tmp_path / "nowhere")
+    assert (code, err) == (1, f"nmt: error: {tmp_path / 'nowhere'}: no such run folder\n")
+    code, _, err = nmt("evaluate", run, "--checkpoint", "step-7")
+    assert code == 1
+    assert "no checkpoint 'step-7'; there are: step-10, step-20" in err
+
+
+def test_a_damaged_model(run: Path, nmt: Nmt) -> None:
+    weights = run / "models" / "step-20" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    code, out, err = nmt("evaluate", run)
+    assert (code, out) == (1, "")
+    assert "weights.safetensors: damaged: its SHA-256 is not the one it was written with" in err
