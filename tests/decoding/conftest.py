@@ -52,7 +52,7 @@ class TableModel:
         shape = (groups, positions, vocabulary, vocabulary)
         self.vocabulary = vocabulary
         self.table = 2.0 * torch.randn(*shape, vocabulary, generator=generator, dtype=torch.float64)
-        self.looks = torch.randn(*shape, 64, generator=generator, dtype=torch.float64)
+        self.looks = torch.randn(groups, positions, 1, vocabulary, 64, generator=generator, dtype=torch.float64)
         self.steps: list[int] = []
 
     @property
@@ -72,7 +72,7 @@ class TableModel:
     def step(self, tokens: Tensor, state: TableState, memory: TableMemory) -> Step:
         self.steps.append(len(tokens))
         at = (memory.group, state.position % self.table.shape[1], state.before, tokens)
-        looks = self.looks[at][:, : memory.mask.shape[1]].masked_fill(~memory.mask, -math.inf)
+        looks = self.looks[at[0], at[1], 0, tokens][:, : memory.mask.shape[1]].masked_fill(~memory.mask, -math.inf)
         return Step(self.table[at], TableState(tokens, state.position + 1), looks.softmax(dim=-1))
 
     def __call__(self, target: Tensor, memory: TableMemory, *, attention: bool = False) -> Any:
@@ -83,10 +83,8 @@ class TableModel:
 
     def _rows(self, table: Tensor, group: int, tokens: tuple[int, ...]) -> list[list[float]]:
         history = [BOS, BOS, *tokens]
-        return [
-            table[group % len(table), t % table.shape[1], history[t], history[t + 1]].tolist()
-            for t in range(len(tokens) + 1)
-        ]
+        at = ((group % len(table), t % table.shape[1]) for t in range(len(tokens) + 1))
+        return [table[place][history[t] % len(table[place]), history[t + 1]].tolist() for t, place in enumerate(at)]
 
     def log_probability(self, group: int, tokens: tuple[int, ...], *, eos: bool = True) -> float:
         """The natural logarithm of the probability of ``tokens`` (and then EOS)."""

@@ -38,6 +38,13 @@ def slow_beam_search(
     model: Any, group: int, longest: int, settings: DecodingConfig
 ) -> list[tuple[float, tuple[int, ...]]]:
     """The module's docstring again, one hypothesis at a time and with no early stop: (score, tokens), best first."""
+    return slow_steps(model, group, longest, settings, None)[0]
+
+
+def slow_steps(
+    model: Any, group: int, longest: int, settings: DecodingConfig, nbest: int | None
+) -> tuple[list[tuple[float, tuple[int, ...]]], int]:
+    """The same with the number of steps taken; with ``nbest``, until that many cannot be overtaken."""
     live: list[tuple[int, ...]] = [()]
     ended: list[tuple[float, tuple[int, ...]]] = []
 
@@ -58,7 +65,11 @@ def slow_beam_search(
         live = [tokens for tokens in grown if tokens[-1] != EOS][: settings.beam]
         if len(ended) >= settings.beam:
             break
-    return sorted(ended, key=lambda pair: -pair[0])
+        if nbest is not None and len(ended) >= nbest:
+            at_best = model.log_probability(group, live[0], eos=False) / length_penalty(longest, settings)
+            if at_best <= sorted(ended, reverse=True)[nbest - 1][0]:
+                break
+    return sorted(ended, key=lambda pair: -pair[0]), length
 
 
 @pytest.mark.parametrize(("penalty", "alpha"), PENALTIES)
@@ -88,7 +99,7 @@ def test_a_beam_wide_enough_finds_what_enumeration_finds(
 @pytest.mark.parametrize(("penalty", "alpha"), PENALTIES)
 @pytest.mark.parametrize("beam", [1, 2, 3, 7])
 def test_a_narrow_beam_agrees_with_a_slow_one(table_model: Any, penalty: str, alpha: float, beam: int) -> None:
-    for seed, nbest in itertools.product(range(4), {1, (beam + 1) // 2, beam}):
+    for seed, nbest in itertools.product(range(3), {1, (beam + 1) // 2, beam}):
         model = table_model(vocabulary=9, groups=8, positions=5, seed=seed)
         settings = config(beam=beam, length_penalty=penalty, alpha=alpha)
         longest = [12, 2, 7, 9, 1, 8, 8, 20]
@@ -101,7 +112,7 @@ def test_a_narrow_beam_agrees_with_a_slow_one(table_model: Any, penalty: str, al
 
 
 def test_a_beam_of_one_is_greedy(table_model: Any) -> None:
-    for seed, (penalty, alpha) in itertools.product(range(10), PENALTIES):
+    for seed, (penalty, alpha) in itertools.product(range(4), PENALTIES):
         model = table_model(vocabulary=20, seed=seed)
         settings = config(beam=1, length_penalty=penalty, alpha=alpha, max_extra=3)
         beams = search(model, 9, 3, 6, 1, config=settings)
@@ -195,6 +206,19 @@ def test_search_stops_when_nothing_can_overtake(table_model: Any) -> None:
     model.table[:, 1:, ..., EOS] += 40.0
     search(model, 50, config=config(beam=2, length_penalty="average"))
     assert len(model.steps) <= 3
+
+
+@pytest.mark.parametrize(("penalty", "alpha"), PENALTIES)
+def test_search_stops_at_the_first_step_that_allows_it(table_model: Any, penalty: str, alpha: float) -> None:
+    saved = 0
+    for seed, nbest in itertools.product(range(12), [1, 2]):
+        model = table_model(vocabulary=7, groups=1, positions=5, seed=seed)
+        settings = config(beam=4, length_penalty=penalty, alpha=alpha)
+        search(model, 7, config=settings, nbest=nbest)
+        steps = slow_steps(model, 10, 7, settings, nbest)[1]
+        assert len(model.steps) == steps
+        saved += slow_steps(model, 10, 7, settings, None)[1] - steps
+    assert saved > 0
 
 
 def test_equal_scores_go_to_the_smaller_token(table_model: Any) -> None:
