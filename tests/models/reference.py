@@ -3,12 +3,15 @@
 Written from the equations, to be compared with the toolkit. Nothing here is batched, padded, masked or cached, and
 nothing is shared with the toolkit but the recipe and the weights: vectors are numpy arrays, sentences are lists of
 them, and what may not be looked at is not in the list.
+
+``drop`` stands wherever dropout does. Given as a function that bends every element, it shows that the toolkit drops out
+at the same places and nowhere else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -22,6 +25,7 @@ from nmt.config import TransformerEncoder as TransformerEncoderConfig
 
 Vector = NDArray[np.float64]
 Weights = Mapping[str, Vector]
+Drop = Callable[[Vector], Vector]
 
 
 @dataclass(frozen=True)
@@ -35,25 +39,32 @@ class Answer:
     logits: list[Vector]
 
 
-def translate(config: ModelConfig, model: nn.Module, source: Sequence[int], target: Sequence[int]) -> Answer:
+def kept(x: Vector) -> Vector:
+    """No dropout."""
+    return x
+
+
+def translate(
+    config: ModelConfig, model: nn.Module, source: Sequence[int], target: Sequence[int], drop: Drop = kept
+) -> Answer:
     """Read ``source`` (EOS last), then ``target`` (BOS first)."""
     weights = {name: array.detach().numpy().astype(np.float64) for name, array in model.state_dict().items()}
     encoder, decoder = _under(weights, "encoder"), _under(weights, "decoder")
     match config.encoder:
         case GruEncoder() | LstmEncoder():
-            states, summary = encode_recurrent(config.encoder, encoder, source)
+            states, summary = encode_recurrent(config.encoder, encoder, source, drop)
         case TransformerEncoderConfig():
-            states = encode_transformer(config.encoder, encoder, source)
+            states = encode_transformer(config.encoder, encoder, source, drop)
             summary = np.mean(states, axis=0)
         case _:
             assert_never(config.encoder)
     match config.decoder:
         case GruDecoder():
-            features, attention = decode_bahdanau(config.decoder, decoder, states, summary, target)
+            features, attention = decode_bahdanau(config.decoder, decoder, states, summary, target, drop)
         case LstmDecoder():
-            features, attention = decode_luong(config.decoder, decoder, states, summary, target)
+            features, attention = decode_luong(config.decoder, decoder, states, summary, target, drop)
         case TransformerDecoderConfig():
-            features, attention = decode_transformer(config.decoder, decoder, states, target)
+            features, attention = decode_transformer(config.decoder, decoder, states, target, drop)
         case _:
             assert_never(config.decoder)
     logits = [weights["output.weight"] @ feature for feature in features]
@@ -117,10 +128,10 @@ def lstm(w: Vector, u: Vector, b: Vector, d: Vector, x: Vector, h: Vector, c: Ve
 
 
 def encode_recurrent(
-    config: GruEncoder | LstmEncoder, weights: Weights, tokens: Sequence[int]
+    config: GruEncoder | LstmEncoder, weights: Weights, tokens: Sequence[int], drop: Drop
 ) -> tuple[list[Vector], Vector]:
     """h_j = [forward h_j ; backward h_j] layer upon layer, and the last state of each direction (Bahdanau 3.2)."""
-    states = [weights["embedding.table.weight"][token] for token in tokens]
+    states = [drop(weights["embedding.table.weight"][token]) for token in tokens]
     width = config.width // (2 if config.bidirectional else 1)
     final: list[Vector] = []
     for layer in range(config.layers):
@@ -139,7 +150,7 @@ def encode_recurrent(
             final.append(hidden)
             directions.append(list(reversed(seen)) if suffix else seen)
         states = [np.concatenate(parts) for parts in zip(*directions, strict=True)]
-    return states, np.concatenate(final)
+    return [drop(state) for state in states], np.concatenate(final)
 
 
 # ------------------------------------------------------------------------------------------------------------ attention
@@ -178,13 +189,13 @@ def _cell(weights: Weights, layer: int) -> tuple[Vector, Vector, Vector, Vector]
 
 
 def decode_bahdanau(
-    config: GruDecoder, weights: Weights, states: Sequence[Vector], summary: Vector, tokens: Sequence[int]
+    config: GruDecoder, weights: Weights, states: Sequence[Vector], summary: Vector, tokens: Sequence[int], drop: Drop
 ) -> tuple[list[Vector], list[Vector]]:
     """Attend with s_{i-1}, move with [E y_{i-1} ; c_i], read out by maxout (3.1 and A.2.2)."""
     hidden = np.split(np.tanh(product(weights, "bridge", summary)), config.layers)
     features, attention = [], []
     for token in tokens:
-        embedded = weights["embedding.table.weight"][token]
+        embedded = drop(weights["embedding.table.weight"][token])
         context, alpha = look(config, weights, hidden[-1], states)
         x = np.concatenate([embedded, context])
         moved: list[Vector] = []
@@ -193,7 +204,7 @@ def decode_bahdanau(
             if layer == 0:
                 w = np.concatenate([w, weights["context.weight"]], axis=1)
             moved.append(gru(w, u, b, c, x, hidden[layer]))
-            x = moved[-1]
+            x = drop(moved[-1])
         hidden = moved
         # U_o s_i + V_o E y_{i-1} + C_o c_i, of which every two halves compete.
         width = len(hidden[-1])
@@ -201,7 +212,7 @@ def decode_bahdanau(
         u_o, v_o, c_o = np.split(matrix, [width, width + len(embedded)], axis=1)
         readout = u_o @ hidden[-1] + v_o @ embedded + c_o @ context + weights["readout.bias"]
         half = len(readout) // 2
-        features.append(np.array([max(readout[j], readout[j + half]) for j in range(half)]))
+        features.append(drop(np.array([max(readout[j], readout[j + half]) for j in range(half)])))
         attention.append(alpha)
     return features, attention
 
@@ -210,7 +221,7 @@ def decode_bahdanau(
 
 
 def decode_luong(
-    config: LstmDecoder, weights: Weights, states: Sequence[Vector], summary: Vector, tokens: Sequence[int]
+    config: LstmDecoder, weights: Weights, states: Sequence[Vector], summary: Vector, tokens: Sequence[int], drop: Drop
 ) -> tuple[list[Vector], list[Vector]]:
     """Move with [E y_{t-1} ; h~_{t-1}], attend with h_t, h~_t = tanh(W_c [c_t ; h_t]) (3.1 and 3.3)."""
     parts = np.split(product(weights, "bridge", summary), 2 * config.layers)
@@ -218,16 +229,16 @@ def decode_luong(
     attentional = np.zeros(config.width)
     features, attention = [], []
     for token in tokens:
-        x = weights["embedding.table.weight"][token]
+        x = drop(weights["embedding.table.weight"][token])
         for layer in range(config.layers):
             w, u, b, d = _cell(weights, layer)
             if layer == 0 and config.input_feeding:
                 w, x = np.concatenate([w, weights["feed.weight"]], axis=1), np.concatenate([x, attentional])
             hidden[layer], cell[layer] = lstm(w, u, b, d, x, hidden[layer], cell[layer])
-            x = hidden[layer]
+            x = drop(hidden[layer])
         context, alpha = look(config, weights, hidden[-1], states)
         attentional = np.tanh(weights["attentional.weight"] @ np.concatenate([context, hidden[-1]]))
-        features.append(attentional)
+        features.append(drop(attentional))
         attention.append(alpha)
     return features, attention
 
@@ -243,7 +254,7 @@ def position(number: int, width: int) -> Vector:
 
 
 def embed(
-    config: TransformerEncoderConfig | TransformerDecoderConfig, weights: Weights, tokens: Sequence[int]
+    config: TransformerEncoderConfig | TransformerDecoderConfig, weights: Weights, tokens: Sequence[int], drop: Drop
 ) -> list[Vector]:
     """sqrt(d_model) E x_i + position i (3.4 and 3.5)."""
     vectors = []
@@ -253,7 +264,7 @@ def embed(
                 where = position(number, config.width)
             case "learned":
                 where = weights["positions.weight"][number]
-        vectors.append(math.sqrt(config.width) * weights["embedding.table.weight"][token] + where)
+        vectors.append(drop(math.sqrt(config.width) * weights["embedding.table.weight"][token] + where))
     return vectors
 
 
@@ -265,7 +276,7 @@ def layer_norm(weights: Weights, name: str, x: Vector) -> Vector:
 
 
 def multi_head(
-    weights: Weights, name: str, heads: int, query: Vector, states: Sequence[Vector]
+    weights: Weights, name: str, heads: int, query: Vector, states: Sequence[Vector], drop: Drop
 ) -> tuple[Vector, list[Vector]]:
     """Concat(head_1 .. head_A) W^O, head_a = softmax(q_a K_a^T / sqrt(d)) V_a (equation 1, 3.2.2)."""
     q = product(weights, f"{name}.query", query)
@@ -274,15 +285,15 @@ def multi_head(
     outputs, looked = [], []
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
-        alpha = softmax([float(q[part] @ key[part]) / math.sqrt(size) for key, _ in projected])
-        outputs.append(weighted(alpha, [value[part] for _, value in projected]))
-        looked.append(np.array(alpha))
+        alpha = np.array(softmax([float(q[part] @ key[part]) / math.sqrt(size) for key, _ in projected]))
+        outputs.append(weighted(list(drop(alpha)), [value[part] for _, value in projected]))
+        looked.append(alpha)
     return product(weights, f"{name}.output", np.concatenate(outputs)), looked
 
 
-def feed_forward(weights: Weights, name: str, x: Vector) -> Vector:
+def feed_forward(weights: Weights, name: str, x: Vector, drop: Drop) -> Vector:
     """max(0, x W_1 + b_1) W_2 + b_2 (equation 2)."""
-    return product(weights, f"{name}.outer", np.maximum(0.0, product(weights, f"{name}.inner", x)))
+    return product(weights, f"{name}.outer", drop(np.maximum(0.0, product(weights, f"{name}.inner", x))))
 
 
 def enter(norm: str, weights: Weights, name: str, xs: list[Vector]) -> list[Vector]:
@@ -290,9 +301,9 @@ def enter(norm: str, weights: Weights, name: str, xs: list[Vector]) -> list[Vect
     return [layer_norm(weights, f"{name}.norm", x) for x in xs] if norm == "pre" else xs
 
 
-def leave(norm: str, weights: Weights, name: str, xs: list[Vector], ys: list[Vector]) -> list[Vector]:
-    """LayerNorm(x + Sublayer(x)) (3.1), or x + Sublayer(LayerNorm(x)) (Xiong et al. 2020)."""
-    sums = [x + y for x, y in zip(xs, ys, strict=True)]
+def leave(norm: str, weights: Weights, name: str, xs: list[Vector], ys: list[Vector], drop: Drop) -> list[Vector]:
+    """LayerNorm(x + Sublayer(x)) (3.1), or x + Sublayer(LayerNorm(x)) (Xiong et al. 2020); dropout as in 5.4."""
+    sums = [x + drop(y) for x, y in zip(xs, ys, strict=True)]
     return sums if norm == "pre" else [layer_norm(weights, f"{name}.norm", x) for x in sums]
 
 
@@ -301,22 +312,26 @@ def neighbours(xs: list[Vector], i: int, window: int) -> list[Vector]:
     return [x for j, x in enumerate(xs) if abs(i - j) <= window] if window else xs
 
 
-def encode_transformer(config: TransformerEncoderConfig, weights: Weights, tokens: Sequence[int]) -> list[Vector]:
+def encode_transformer(
+    config: TransformerEncoderConfig, weights: Weights, tokens: Sequence[int], drop: Drop
+) -> list[Vector]:
     """Every position looks at every other, or at its neighbours."""
     norm, heads, window = config.norm, config.heads, config.window
-    xs = embed(config, weights, tokens)
+    xs = embed(config, weights, tokens, drop)
     for number in range(config.layers):
         layer = _under(weights, f"layers.{number}")
         ys = enter(norm, layer, "around_self", xs)
-        ys = [multi_head(layer, "self_attention", heads, y, neighbours(ys, i, window))[0] for i, y in enumerate(ys)]
-        xs = leave(norm, layer, "around_self", xs, ys)
-        ys = [feed_forward(layer, "feed_forward", y) for y in enter(norm, layer, "around_feed_forward", xs)]
-        xs = leave(norm, layer, "around_feed_forward", xs, ys)
+        ys = [
+            multi_head(layer, "self_attention", heads, y, neighbours(ys, i, window), drop)[0] for i, y in enumerate(ys)
+        ]
+        xs = leave(norm, layer, "around_self", xs, ys, drop)
+        ys = [feed_forward(layer, "feed_forward", y, drop) for y in enter(norm, layer, "around_feed_forward", xs)]
+        xs = leave(norm, layer, "around_feed_forward", xs, ys, drop)
     return [layer_norm(weights, "norm", x) for x in xs] if norm == "pre" else xs
 
 
 def decode_transformer(
-    config: TransformerDecoderConfig, weights: Weights, states: Sequence[Vector], tokens: Sequence[int]
+    config: TransformerDecoderConfig, weights: Weights, states: Sequence[Vector], tokens: Sequence[int], drop: Drop
 ) -> tuple[list[Vector], list[Vector]]:
     """Position t looks at positions 0 .. t of the target, then at the source.
 
@@ -325,18 +340,18 @@ def decode_transformer(
     norm, heads = config.norm, config.heads
     shown = config.alignment_layer or max(config.layers - 1, 1)
     attention: list[Vector] = []
-    xs = embed(config, weights, tokens)
+    xs = embed(config, weights, tokens, drop)
     for number in range(config.layers):
         layer = _under(weights, f"layers.{number}")
         ys = enter(norm, layer, "around_self", xs)
-        ys = [multi_head(layer, "self_attention", heads, y, ys[: t + 1])[0] for t, y in enumerate(ys)]
-        xs = leave(norm, layer, "around_self", xs, ys)
+        ys = [multi_head(layer, "self_attention", heads, y, ys[: t + 1], drop)[0] for t, y in enumerate(ys)]
+        xs = leave(norm, layer, "around_self", xs, ys, drop)
         looked = [
-            multi_head(layer, "cross_attention", heads, y, states) for y in enter(norm, layer, "around_cross", xs)
+            multi_head(layer, "cross_attention", heads, y, states, drop) for y in enter(norm, layer, "around_cross", xs)
         ]
-        xs = leave(norm, layer, "around_cross", xs, [attended for attended, _ in looked])
-        ys = [feed_forward(layer, "feed_forward", y) for y in enter(norm, layer, "around_feed_forward", xs)]
-        xs = leave(norm, layer, "around_feed_forward", xs, ys)
+        xs = leave(norm, layer, "around_cross", xs, [attended for attended, _ in looked], drop)
+        ys = [feed_forward(layer, "feed_forward", y, drop) for y in enter(norm, layer, "around_feed_forward", xs)]
+        xs = leave(norm, layer, "around_feed_forward", xs, ys, drop)
         if number + 1 == shown:
             attention = [np.mean(alphas, axis=0) for _, alphas in looked]
     features = [layer_norm(weights, "norm", x) for x in xs] if norm == "pre" else xs

@@ -20,6 +20,7 @@ from nmt.config import (
     parse_recipe,
 )
 from nmt.errors import ConfigError, DataError
+from nmt.layers.dropout import Dropout
 from nmt.models import Seq2Seq, bahdanau, build, luong, transformer
 from tests.models.pairings import (
     GRU,
@@ -205,6 +206,44 @@ def test_an_untrained_model_is_undecided(name: str) -> None:
     logits = new_model(name, lively=False).logits(new_model(name, lively=False)(new_batch()).features)
     assert 0.05 < logits.std() < 2.0
     assert logits.abs().max() < 6.0
+
+
+PLACES = {
+    "gru": {"encoder.dropout": 0.2, "decoder.dropout": 0.3},
+    "lstm": {"encoder.dropout": 0.2, "decoder.dropout": 0.3},
+    "transformer": {
+        "encoder.layers.0.self_attention.dropout": 0.25,
+        "encoder.layers.0.feed_forward.dropout": 0.2,
+        "encoder.layers.0.around_self.dropout": 0.2,
+        "encoder.layers.0.around_feed_forward.dropout": 0.2,
+        "decoder.layers.0.self_attention.dropout": 0.35,
+        "decoder.layers.0.cross_attention.dropout": 0.35,
+        "decoder.layers.0.feed_forward.dropout": 0.3,
+        "decoder.layers.0.around_self.dropout": 0.3,
+        "decoder.layers.0.around_cross.dropout": 0.3,
+        "decoder.layers.0.around_feed_forward.dropout": 0.3,
+    },
+}
+
+
+@pytest.mark.parametrize("family", PLACES)
+def test_each_dropout_has_its_own_probability(family: str) -> None:
+    plain = {"gru": GRU, "lstm": LSTM, "transformer": TRANSFORMER}[family]
+    attends = family == "transformer"
+    encoder = {**plain, "layers": 1, "dropout": 0.2, **({"attention_dropout": 0.25} if attends else {})}
+    decoder = {**plain, "layers": 1, "dropout": 0.3, **({"attention_dropout": 0.35} if attends else {})}
+    model = build(ModelConfig.model_validate(small(encoder=encoder, decoder=decoder, embedding_dropout=0.4)), 17, 19)
+    found = {key: part.probability for key, part in model.named_modules() if isinstance(part, Dropout)}
+    embeddings = {"encoder.embedding.dropout": 0.4, "decoder.embedding.dropout": 0.4}
+    assert found == {**PLACES[family], **embeddings}
+
+
+@pytest.mark.parametrize("kind", [GRU, LSTM], ids=["gru", "lstm"])
+def test_dropout_between_the_layers_of_a_recurrent_encoder_is_torchs(kind: dict[str, Any]) -> None:
+    """And none where there is one layer, about which torch would warn."""
+    for layers, expected in ((1, 0.0), (2, 0.2)):
+        model: Any = build(ModelConfig.model_validate(small(encoder={**kind, "layers": layers})), 17, 19)
+        assert model.encoder.rnn.dropout == expected
 
 
 # -------------------------------------------------------------------------------------------------------------- refused
