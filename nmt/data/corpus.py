@@ -244,6 +244,7 @@ def load_dataset(corpus: DatasetsCorpus) -> Any:
     import logging
 
     import datasets
+    from datasets.packaged_modules.text.text import Text
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)  # what fails is said by the error raised here, on one line
@@ -253,7 +254,7 @@ def load_dataset(corpus: DatasetsCorpus) -> Any:
             return saved[corpus.split] if isinstance(saved, datasets.DatasetDict) else saved
         path, options = _loader(corpus)
         builder = datasets.load_dataset_builder(path, corpus.name, **options)
-        if builder.dataset_name == "text" or type(builder).__name__ == "Text":
+        if isinstance(builder, Text):
             raise ConfigError(
                 f"data set {corpus.dataset!r} is plain text, whose lines 'datasets' splits otherwise than at their "
                 f"ends: read it with format = 'text'"

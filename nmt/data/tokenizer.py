@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import sentencepiece
 
 from nmt.config import DataConfig, TokenizerConfig
 from nmt.data.corpus import read_pairs
-from nmt.errors import CheckpointError, ConfigError, DataError
+from nmt.errors import CheckpointError, ConfigError, DataError, NmtError
 
-__all__ = ["Tokenizer", "Tokenizers", "train_tokenizer", "train_tokenizers"]
+__all__ = ["Tokenizer", "Tokenizers", "find_model", "train_tokenizer", "train_tokenizers"]
 
 TRAINING_LINES = 4_000_000
 """How many lines at most a tokenizer is trained on, drawn evenly from all; SentencePiece holds them in memory."""
@@ -84,8 +84,14 @@ class Tokenizer:
             raise CheckpointError(f"{path}: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write the model to ``path``."""
-        path.write_bytes(self._model)
+        """Write the model to ``path``, whole or not at all."""
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            partial.write_bytes(self._model)
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise NmtError(f"{path}: the tokenizer cannot be written: {error.strerror}") from error
 
     def to_bytes(self) -> bytes:
         """The serialized model, as :meth:`save` writes it."""
@@ -158,6 +164,21 @@ class Tokenizer:
         """The pieces as SentencePiece writes them, ``▁`` standing for a space."""
         return [self._processor.id_to_piece(i) for i in ids]
 
+    def join(self, written: Sequence[str], *, numbers: bool = False, where: str = "") -> str:
+        """The text of pieces (an unknown one is ``<unk>``), or with ``numbers`` of ids, as they are written in a file.
+
+        ``where`` is put before messages. Raises DataError for what is no id of this vocabulary.
+        """
+        ids = []
+        for word in filter(None, written):
+            if not numbers:
+                ids.append(self._processor.piece_to_id(word))
+            elif word.isascii() and word.isdigit() and int(word) < len(self):
+                ids.append(int(word))
+            else:
+                raise DataError(f"{where}: {word!r} is no id of this vocabulary of {len(self)}")
+        return self.decode(ids)
+
     def words(self, ids: Sequence[int]) -> list[int]:
         """For each id the index in ``decode(ids).split()`` of the word it belongs to.
 
@@ -175,6 +196,14 @@ def _words(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
     ends = [word.end() for word in re.finditer(r"\S+", text)]  # \S is what str.split() keeps, character for character
     last = max(len(ends) - 1, 0)
     return [min(bisect_left(ends, start + 1), last) for start, _ in offsets]
+
+
+def find_model(path: Path, side: Literal["source", "target"]) -> Path:
+    """The model file at ``path``, or that of one side in a run folder, whose joint model is called source.model."""
+    if not path.is_dir():
+        return path
+    own = path / f"{side}.model"
+    return own if own.exists() else path / "source.model"
 
 
 @dataclass(frozen=True)

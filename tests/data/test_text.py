@@ -1,0 +1,173 @@
+"""Lines in and out: what ends a line, what is text, and archives that are whole."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nmt.data.text import LineWriter, count_lines, decode_lines, read_lines
+from nmt.errors import DataError, NmtError
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "xz": lzma.compress,
+    "bz2": bz2.compress,
+    "zst": zstandard.ZstdCompressor().compress,
+}
+ODD = "\ufeffone\r\ntwo\x0b\x0c\x1c\x85\u2028still two\n\nlone\rreturn\nno end"
+LINES = ["one", "two\x0b\x0c\x1c\x85\u2028still two", "", "lone\rreturn", "no end"]
+
+
+def write(folder: Path, content: bytes, name: str = "text") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def test_a_line_ends_at_newline_only(tmp_path: Path) -> None:
+    path = write(tmp_path, ODD.encode())
+    assert list(read_lines(path)) == LINES
+    assert count_lines(path) == 5
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_archives_are_known_by_their_bytes(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path, COMPRESS[ending](ODD.encode()), "no-ending")
+    assert list(read_lines(path)) == LINES
+    assert count_lines(path) == 5
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_archives_of_several_parts_and_of_nothing(tmp_path: Path, ending: str) -> None:
+    compress = COMPRESS[ending]
+    assert list(read_lines(write(tmp_path, compress(b"a\nb") + compress(b"c\n")))) == ["a", "bc"]
+    assert list(read_lines(write(tmp_path, compress(b"")))) == []
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_no_truncated_archive_passes_for_whole(tmp_path: Path, ending: str) -> None:
+    packed = COMPRESS[ending]("".join(f"line {n * 7919}\n" for n in range(300)).encode())
+    for kept in (len(packed) - 1, len(packed) - 5, len(packed) // 2, 11):
+        path = write(tmp_path, packed[:kept])
+        with pytest.raises(DataError, match=r"text:\d+: the compressed file is damaged or cut short"):
+            list(read_lines(path))
+        with pytest.raises(DataError, match="damaged or cut short"):
+            count_lines(path)
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_no_flipped_archive_passes_for_whole(tmp_path: Path, ending: str) -> None:
+    lines = [f"line {n * 7919}" for n in range(300)]
+    packed = bytearray(COMPRESS[ending]("".join(f"{line}\n" for line in lines).encode()))
+    if ending == "zst":  # its checksum is optional, and off by default
+        packed = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress("\n".join(lines).encode()))
+    for place in range(12, len(packed), len(packed) // 20):
+        broken = bytearray(packed)
+        broken[place] ^= 1
+        try:
+            assert list(read_lines(write(tmp_path, bytes(broken)))) == lines
+        except DataError as error:
+            assert str(tmp_path) in str(error)
+
+
+def test_a_text_that_begins_like_an_archive_is_a_text(tmp_path: Path) -> None:
+    assert list(read_lines(write(tmp_path, b"BZh is short for Brazil\n"))) == ["BZh is short for Brazil"]
+
+
+def test_bytes_that_are_not_utf8_are_refused_with_file_line_and_byte(tmp_path: Path) -> None:
+    path = write(tmp_path, "fine\nna\u00efve ".encode() + b"caf\xe9\nfine\n")
+    with pytest.raises(DataError) as caught:
+        list(read_lines(path))
+    assert str(caught.value) == (
+        f"{path}:2: byte 11 is not UTF-8: 0xe9 (unexpected end of data); convert the text to UTF-8"
+    )
+    assert list(read_lines(path, on_bad_bytes="replace")) == ["fine", "naïve caf\ufffd", "fine"]
+
+
+def test_the_byte_order_mark_counts_in_the_place_of_a_bad_byte(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"text:1: byte 5 is not UTF-8: 0xff"):
+        list(read_lines(write(tmp_path, b"\xef\xbb\xbfa\xff\n")))
+
+
+def test_a_mark_on_a_later_line_is_text(tmp_path: Path) -> None:
+    assert list(read_lines(write(tmp_path, "a\n\ufeffb\n".encode()))) == ["a", "\ufeffb"]
+
+
+@given(st.binary(max_size=60))
+def test_lines_out_are_newlines_in_whatever_the_bytes(content: bytes) -> None:
+    whole = content.endswith(b"\n") or not content
+    lines = list(decode_lines(io.BytesIO(content), "x", on_bad_bytes="replace"))
+    assert len(lines) == content.count(b"\n") + (not whole)
+    assert not any("\n" in line for line in lines)
+
+
+def test_a_line_comes_before_the_next_is_there() -> None:
+    def arriving() -> io.BytesIO:
+        class Slow(io.BytesIO):
+            def __next__(self) -> bytes:
+                return next(parts)
+
+        return Slow()
+
+    parts = iter([b"first\n"])
+    lines = decode_lines(arriving(), "x")
+    assert next(lines) == "first"
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    for read in (lambda path: list(read_lines(path)), count_lines):
+        with pytest.raises(DataError, match="nowhere: cannot be read: No such file or directory"):
+            read(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="is a folder, not a file"):
+        list(read_lines(tmp_path))
+
+
+def test_a_count_is_not_remembered_past_a_change(tmp_path: Path) -> None:
+    assert count_lines(write(tmp_path, b"a\n")) == 1
+    assert count_lines(write(tmp_path, b"a\nb\n")) == 2
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(gzip.compress(b"a\nb\n"))))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert list(read_lines(Path("-"))) == ["a", "b"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xff")))
+    with pytest.raises(DataError, match="stdin:2: byte 1 is not UTF-8"):
+        list(read_lines(Path("-")))
+
+
+@pytest.mark.parametrize("ending", ["txt", *COMPRESS])
+def test_what_is_written_is_read_again(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"out.{ending}"
+    with LineWriter.open(path) as writer:
+        for line in LINES:
+            writer.write(line)
+    assert list(read_lines(path)) == LINES
+    assert (path.read_bytes() == "".join(f"{line}\n" for line in LINES).encode()) == (ending == "txt")
+
+
+def test_gzip_output_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for name in ("a.gz", "b.gz"):
+        with LineWriter.open(tmp_path / name) as writer:
+            writer.write("x")
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NmtError, match="out: cannot be written: No such file or directory"):
+        LineWriter.open(tmp_path / "nowhere" / "out")
+    full = pytest.raises(NmtError, match="/dev/full: cannot be written: No space left on device")
+    with full, LineWriter.open(Path("/dev/full")) as writer:
+        writer.write("x" * 1_000_000)
+    with full, LineWriter.open(Path("/dev/full")) as writer:
+        writer.write("x")  # is kept until the end
