@@ -68,8 +68,13 @@ def evaluate(
         typer.Option("--length-penalty", help="How the length of a hypothesis weighs in its score."),
     ] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", min=0.0, help="The strength of the length penalty.")] = None,
+    max_ratio: Annotated[
+        float | None, typer.Option("--max-ratio", help="A translation has at most this times the source's tokens,")
+    ] = None,
+    max_extra: Annotated[int | None, typer.Option("--max-extra", min=0, help="and so many more.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 is all.")] = 0,
     on_bad_bytes: OnBadBytes = "error",
 ) -> None:
     """Print BLEU, chrF2, chrF++ and TER with their signatures.
@@ -90,14 +95,25 @@ def evaluate(
         assert hypotheses is not None, "checked above"
         result = evaluate_files(held_out_files(hypotheses, references, read), scoring)
     else:
+        import torch
+
         from nmt.checkpoint import Run
 
+        if threads:
+            torch.set_num_threads(threads)
         opened = Run.open(run)
         if source is None:
             held_out = held_out_split(opened.recipe, split, data)
         else:
             held_out = held_out_files(source, references, read)
-        search = {"beam": beam, "length_penalty": length_penalty, "alpha": alpha, "batch_size": batch_size}
+        search = {
+            "beam": beam,
+            "length_penalty": length_penalty,
+            "alpha": alpha,
+            "max_ratio": max_ratio,
+            "max_extra": max_extra,
+            "batch_size": batch_size,
+        }
         result = evaluate_run(
             opened,
             held_out,

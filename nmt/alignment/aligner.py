@@ -195,30 +195,26 @@ class Aligner:
 
     def _of_translation(self, translation: Translation) -> Alignment:
         """The alignment of what search found."""
-        source = self._side(self.translator.tokenizers.source, translation.source)
-        if not translation.hypotheses or not translation.source_tokens:
+        source = self._spelt(
+            self.translator.tokenizers.source, translation.source_tokens, translation.source, translation.source_words
+        )
+        if not translation.hypotheses:
             return _unseen(source, _Side((), (), ()))
-        if tuple(source.ids) != translation.source_tokens:  # cut into parts, and the cuts show in the pieces
-            source = self._spelt(self.translator.tokenizers.source, translation.source_tokens, translation.source)
-        best = translation.hypotheses[0]
-        target = self._spelt(self.translator.tokenizers.target, best.tokens, best.text)
+        best, words = translation.hypotheses[0], translation.target_words[0]
         assert best.attention is not None, "search was asked for attention"
+        target = self._spelt(self.translator.tokenizers.target, best.tokens, best.text, words)
         return _alignment(source, target, best.attention.double().cpu().numpy())
 
     def _side(self, tokenizer: Tokenizer, line: str) -> _Side:
         """A line as it came."""
         ids, word_of = tokenizer.encode_words(line)
-        if self.units == "pieces":
-            return _Side(ids, tuple(tokenizer.pieces(ids)), range(len(ids)))
-        return _Side(ids, tuple(line.split()), word_of)
+        return self._spelt(tokenizer, ids, line, word_of)
 
-    def _spelt(self, tokenizer: Tokenizer, ids: Sequence[int], text: str) -> _Side:
-        """Pieces that the model wrote, and the text they spell."""
+    def _spelt(self, tokenizer: Tokenizer, ids: Sequence[int], text: str, word_of: Sequence[int]) -> _Side:
+        """Pieces and the text they spell, with the word that each belongs to."""
         if self.units == "pieces":
             return _Side(ids, tuple(tokenizer.pieces(ids)), range(len(ids)))
-        words = tuple(text.split())
-        last = len(words) - 1
-        return _Side(ids, words, [min(word, last) for word in tokenizer.words(ids)] if words else [])
+        return _Side(ids, tuple(text.split()), word_of)
 
     def _fits(self, number: int, source: _Side, target: _Side) -> bool:
         """Whether the model can read a pair at once. Says so the first time that one cannot, and counts the others."""

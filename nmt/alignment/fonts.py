@@ -21,6 +21,9 @@ DEFAULT_FONT = "DejaVu Sans"
 _NO_HELP = ("Last Resort", "STIXNonUnicode", "STIXSize", "cmex", "cmsy")
 """Fonts that show something else in place of a character, or one symbol in place of another."""
 
+_unreadable: set[str] = set()
+"""Font files that are none after all: not to be tried again."""
+
 
 def choose_fonts(text: Iterable[str], font: str | Path | None = None) -> tuple[list[str], str]:
     """Font families that together can draw ``text``, in order of preference, and the characters that none can draw.
@@ -32,14 +35,37 @@ def choose_fonts(text: Iterable[str], font: str | Path | None = None) -> tuple[l
     missing = {character for character in "".join(text) if not _is_invisible(character)}
     for family in families:
         missing -= _coverage(family, missing)
+    missing = _search(families, missing)
+    if missing and _discover():
+        missing = _search(families, missing)
+    return families, "".join(sorted(missing))
+
+
+def _search(families: list[str], missing: set[str]) -> set[str]:
+    """Add to ``families`` the one that has most of the missing characters, and so on; what is missing in the end."""
     while missing:
         best = max(_installed(), key=lambda family: (len(_coverage(family, missing)), _rank(family)), default=None)
         found = _coverage(best, missing) if best is not None else set()
         if best is None or not found:
             break
         families.append(best)
-        missing -= found
-    return families, "".join(sorted(missing))
+        missing = missing - found
+    return missing
+
+
+def _discover() -> bool:
+    """Make matplotlib, which remembers what fonts there were, look for new ones; whether there are any."""
+    from matplotlib import font_manager
+
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
+    new = sorted(set(font_manager.findSystemFonts()) - known - _unreadable)
+    for path in new:
+        try:
+            font_manager.fontManager.addfont(path)
+        except (RuntimeError, OSError):
+            _unreadable.add(path)
+    _installed.cache_clear()
+    return bool(new)
 
 
 def printable(word: str, limit: int = 32) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nmt.alignment.fonts import choose_fonts, printable, script_of
+from nmt.alignment.fonts import _installed, choose_fonts, printable, script_of
 from nmt.alignment.links import parse_gold, parse_links
 from nmt.alignment.plot import GOLD, draw_attention
 from nmt.errors import ConfigError
@@ -127,11 +127,35 @@ def test_other_installed_fonts_are_searched(monkeypatch: pytest.MonkeyPatch) -> 
         "Three": set("ก"),
     }
     monkeypatch.setattr("nmt.alignment.fonts._installed", lambda: covered)
+    monkeypatch.setattr("nmt.alignment.fonts._discover", lambda: False)
     monkeypatch.setattr("nmt.alignment.fonts._coverage", lambda family, characters: covered[family] & characters)
     assert choose_fonts(["a", "b"]) == (["DejaVu Sans"], "")
     assert choose_fonts(["a我", "欢"]) == (["DejaVu Sans", "Noto Sans One"], "")
     assert choose_fonts(["我ก𐤀"]) == (["DejaVu Sans", "Noto Sans One", "Three"], "𐤀")
     assert choose_fonts(["我"], "Noto Serif Two") == (["Noto Serif Two", "DejaVu Sans"], "")
+
+
+def test_a_font_that_was_installed_since_matplotlib_last_looked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """matplotlib keeps a list of fonts on disk: a picture must not ask for a font that was installed today."""
+    from matplotlib import font_manager, get_data_path
+
+    serif = Path(get_data_path()) / "fonts" / "ttf" / "cmtt10.ttf"
+    new, broken = tmp_path / "new.ttf", tmp_path / "broken.ttf"
+    new.write_bytes(serif.read_bytes())
+    broken.write_bytes(b"no font")
+    manager = font_manager.fontManager
+    known = [entry for entry in manager.ttflist if entry.name == "DejaVu Sans"]
+    monkeypatch.setattr(manager, "ttflist", known)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(new), str(broken), *(e.fname for e in known)])
+    monkeypatch.setattr("nmt.alignment.fonts._coverage", lambda family, characters: characters & set(family))
+    _installed.cache_clear()
+    try:
+        # Of the letters of "cmtt10" DejaVu Sans has none, where a font has the letters of its name.
+        assert choose_fonts(["mt1"]) == (["DejaVu Sans", "cmtt10"], "")
+    finally:
+        _installed.cache_clear()
 
 
 def test_joiners_and_marks_of_direction_need_no_glyph() -> None:
