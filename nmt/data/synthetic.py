@@ -1,6 +1,6 @@
 """The embedded corpus: English and French sentences with gold word links, drawn from a grammar of our own.
 
-The grammar (:mod:`nmt.data.grammar`) is data: some 1,700 English and several thousand French word forms; noun phrases
+The grammar (:mod:`nmt.data.grammar`) is data: some 1,100 English and 2,500 French word forms; noun phrases
 that agree in gender and number, adjectives before and behind the noun, elision and contraction, object pronouns,
 negation, relative and subordinate clauses, questions, orders, three tenses, numbers up to 999,999, dates and years in
 words. An English sentence has one right translation: *you* is always *vous* to men, who speaks is a man, the past of an

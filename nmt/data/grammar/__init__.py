@@ -123,7 +123,8 @@ class Grammar:
             parts = fixed.copy()
             for words in leaves:
                 cell: Cell = []
-                for tokens in words[int(random() * len(words))]:
+                chance = random()
+                for tokens in words[int(chance * chance * len(words))]:  # the first in a list come most often
                     parts.append([(token, cell) for token in tokens])
             for inner in symbols:
                 parts += expand(inner)
