@@ -6,7 +6,9 @@ say what comes next, and memories and states are reordered by ``select``. All fa
 A hypothesis that ends does not leave its place in the beam unused: the N best unfinished ones always go on. A sentence
 is done at the first of
 
-- N hypotheses have ended, each of them having been among the N best of its step;
+- N hypotheses have ended, each of them having been among the N best of its step, and the best live one has no better
+  score, by the length it has, than the ``nbest``-th of them: without this, a model that is sure of itself ends N times
+  on what stands in the last places of its beam while the right translation is still being written;
 - ``nbest`` have ended and no live one can overtake the last of these: a log-probability only falls, so a live one of
   log-probability p will at best score p over the length penalty of the longest translation allowed;
 - the longest translation allowed is reached: live ones are ended by force, the probability of EOS counted.
@@ -168,7 +170,7 @@ def beam_search(
             looked.append(step.attention)
         beams = _end(beams, growth, length, config, results)
         num_places = beams.log_probabilities.shape[1]
-        beams, rows, kept = _advance(beams, growth, length, nbest=nbest)
+        beams, rows, kept = _advance(beams, growth, length, config, nbest=nbest)
         if not len(beams.sentences):
             break
         state = step.state if _is_identity(rows, len(previous)) else step.state.select(rows)
@@ -282,16 +284,17 @@ def _end(beams: _Beams, growth: _Growth, length: int, config: DecodingConfig, re
 
 
 def _advance(
-    beams: _Beams, growth: _Growth, length: int, *, nbest: int
+    beams: _Beams, growth: _Growth, length: int, config: DecodingConfig, *, nbest: int
 ) -> tuple[_Beams, Int[Tensor, " R"], Int[Tensor, " K"]]:
     """The beams of the sentences that are not done, one token longer.
 
     Also: in which row of this step each of the new rows stood, and which sentences of this step go on.
     """
     places = beams.log_probabilities.shape[1]
-    at_best = growth.live.amax(dim=1) / beams.final_penalty
-    enough = (beams.num_ended >= beams.ended.shape[1]) | (at_best <= beams.ended[:, nbest - 1])
-    done = enough | (beams.longest == length)
+    live, last_chosen = growth.live.amax(dim=1), beams.ended[:, nbest - 1]
+    beaten = live / beams.final_penalty <= last_chosen
+    behind = live / length_penalty(length, config) <= last_chosen
+    done = beaten | (behind & (beams.num_ended >= beams.ended.shape[1])) | (beams.longest == length)
     kept = (~done).nonzero().squeeze(1)
     live, tokens, parents = growth.live, growth.tokens, growth.parents
     if len(kept) < len(done):

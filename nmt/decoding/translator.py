@@ -35,7 +35,7 @@ from nmt.errors import ConfigError, NmtError
 from nmt.layers.positions import LearnedPositions
 from nmt.models.seq2seq import Seq2Seq
 
-__all__ = ["LONGEST", "Translation", "Translator"]
+__all__ = ["LONGEST", "Translation", "Translator", "pick_device"]
 
 LONGEST = 1024
 """Pieces of a source sentence, EOS counted; a longer line is cut into parts."""
@@ -123,7 +123,7 @@ class Translator:
         CheckpointError for a run that cannot be read, ConfigError for an override or device that cannot be.
         """
         run = Run.open(Path(folder))
-        place = _device(device)
+        place = pick_device(device)
         settings = _overridden(run.recipe.decoding, decoding)
         return Translator(run.load_model(which, device=str(place)), run.tokenizers, settings, place)
 
@@ -323,7 +323,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is the GPU where there is one. Raises ConfigError where there is none such."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

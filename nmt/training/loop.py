@@ -9,7 +9,6 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -25,24 +24,13 @@ from nmt.training.precision import autocast
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
 from nmt.training.schedule import Schedule
 from nmt.training.signals import StopRequest
-from nmt.training.state import TrainingState
+from nmt.training.state import Interval, TrainingState
 from nmt.training.validation import Validator
 
 __all__ = ["Trainer"]
 
 #: Steps in a row whose gradient is not finite before training gives up.
 MAX_SKIPPED_IN_A_ROW = 20
-
-
-@dataclass
-class _Interval:
-    """Sums since the last line of the log."""
-
-    loss: float = 0.0
-    tokens: int = 0
-    norm: float = 0.0
-    steps: int = 0
-    start: float = 0.0
 
 
 class Trainer:
@@ -56,10 +44,7 @@ class Trainer:
         self.config = run.recipe.training
         self.device = next(state.model.parameters()).device
         self.dtype = torch.float32
-        self._interval = _Interval()
         self._skipped_in_a_row = 0
-        self._validated_at = -1
-        self._before = 0.0
 
     def train(self, stop: StopRequest) -> Checkpoint:
         """Train to ``max_steps`` or until ``patience`` is out; gives the model that translates.
@@ -139,16 +124,15 @@ class Trainer:
     def _begin(self) -> None:
         self.state.model.train()
         self._stream = self._endless()
-        self._before = self.state.position.seconds
-        self._interval = _Interval(start=time.monotonic())
-        self._started = time.monotonic()
+        self._clock = time.monotonic()
 
     def _tell(self, loss: float, tokens: int, norm: float) -> None:
         """Add the step to the interval; report it, and log the interval where it ends."""
-        position, interval = self.state.position, self._interval
-        now = time.monotonic()
+        position, interval = self.state.position, self.state.interval
+        seconds = self._lap()
         position.tokens += tokens
-        position.seconds = self._before + now - self._started
+        position.seconds += seconds
+        interval.seconds += seconds
         interval.steps += 1
         interval.tokens += tokens
         if math.isfinite(loss) and math.isfinite(norm):
@@ -161,14 +145,19 @@ class Trainer:
             learning_rate=self.state.schedule.learning_rate(position.step),
             gradient_norm=interval.norm / interval.steps,
             tokens=position.tokens,
-            tokens_per_second=interval.tokens / max(now - interval.start, 1e-9),
+            tokens_per_second=interval.tokens / max(interval.seconds, 1e-9),
             seconds=position.seconds,
             skipped=position.skipped,
         )
         self.reporter.stepped(report, self.config.max_steps)
         if position.step % self.config.log_every == 0:
             self.log.write("train", report)
-            self._interval = _Interval(start=now)
+            self.state.interval = Interval()
+
+    def _lap(self) -> float:
+        """Seconds since the last lap."""
+        before, self._clock = self._clock, time.monotonic()
+        return self._clock - before
 
     def _validate(self) -> None:
         """Score the model, keep it where it is among the best, hear what the schedule makes of it."""
@@ -182,7 +171,6 @@ class Trainer:
             position.waited += 1
         self.run.save_model(self.state.model, position.step, scores.by_metric())
         self.run.keep_best(max(1, self.config.average))
-        self._validated_at = position.step
         if self.state.schedule.validated(best):
             self.reporter.note(f"step {position.step}: no better, the learning rate is cut")
         report = ValidationReport(
@@ -191,7 +179,8 @@ class Trainer:
         self.log.write("valid", report)
         self.reporter.validated(report)
         draw_curves(read_log(self.run.folder), self.run.folder / "curves.svg")
-        self._interval.start += scores.seconds
+        position.validated = position.step
+        position.seconds += self._lap()  # the run's time, but not the time that tokens a second are counted by
 
     # ----------------------------------------------------------------------------------------------------- its end
 
@@ -209,7 +198,7 @@ class Trainer:
 
     def _finish(self) -> Checkpoint:
         """Validate the last step and the average of the best, and leave a checkpoint to go on from."""
-        if self._validated_at != self.state.position.step and self.state.position.best_step != self.state.position.step:
+        if self.state.position.validated != self.state.position.step:
             self._validate()
         self._save()
         candidates = self.run.checkpoints()[: self.config.average]

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 __all__ = ["Log", "Reporter", "SilentReporter", "StepReport", "ValidationReport", "read_log"]
 
@@ -44,6 +44,7 @@ class ValidationReport:
     best: bool
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Who is told of a training's progress."""
 

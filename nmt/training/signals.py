@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
 
 __all__ = ["StopRequest"]
 
@@ -31,7 +30,7 @@ class StopRequest:
         """The signal's name, such as SIGTERM; empty before there was one."""
         return "" if self.signal_number is None else signal.Signals(self.signal_number).name
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
                 self._previous[number] = signal.signal(number, self._heard)

@@ -21,10 +21,21 @@ from nmt.errors import CheckpointError
 from nmt.models import Seq2Seq
 from nmt.training.schedule import Schedule
 
-__all__ = ["Position", "TrainingState", "remove_older"]
+__all__ = ["Interval", "Position", "TrainingState", "remove_older"]
 
 #: Checkpoints to go on from that are kept: the newest, and the one before in case the newest is damaged.
 KEPT = 2
+
+
+@dataclass
+class Interval:
+    """Sums over the steps since the last line of the log."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    norm: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -37,6 +48,7 @@ class Position:
     tokens: int = 0
     skipped: int = 0
     seconds: float = 0.0
+    validated: int = 0
     best_step: int = 0
     best_score: float | None = None
     waited: int = 0
@@ -50,12 +62,14 @@ class TrainingState:
         self.optimizer = optimizer
         self.schedule = schedule
         self.position = Position()
+        self.interval = Interval()
 
     def save(self, folder: Path, *, log_size: int) -> Path:
         """Write ``resume/step-N`` into the run folder and drop the ones before the last two."""
         target = folder / "resume" / f"step-{self.position.step}"
         state = {
             "position": asdict(self.position),
+            "interval": asdict(self.interval),
             "schedule": {"factor": self.schedule.factor, "waited": self.schedule.waited},
             "log_size": log_size,
         }
@@ -85,6 +99,7 @@ class TrainingState:
         self._load_moments(tensors)
         _load_generators(tensors)
         self.position = Position(**state["position"])
+        self.interval = Interval(**state["interval"])
         self.schedule.factor = float(state["schedule"]["factor"])
         self.schedule.waited = int(state["schedule"]["waited"])
         return int(state["log_size"]), complaints

@@ -35,16 +35,16 @@ def search(model: Any, *lengths: int, greedy: bool = False, **arguments: Any) ->
 
 
 def slow_beam_search(
-    model: Any, group: int, longest: int, settings: DecodingConfig
+    model: Any, group: int, longest: int, settings: DecodingConfig, nbest: int
 ) -> list[tuple[float, tuple[int, ...]]]:
-    """The module's docstring again, one hypothesis at a time and with no early stop: (score, tokens), best first."""
-    return slow_steps(model, group, longest, settings, None)[0]
+    """The module's docstring again, one hypothesis at a time, stopping late: (score, tokens), best first."""
+    return slow_steps(model, group, longest, settings, nbest, exact=False)[0]
 
 
 def slow_steps(
-    model: Any, group: int, longest: int, settings: DecodingConfig, nbest: int | None
+    model: Any, group: int, longest: int, settings: DecodingConfig, nbest: int, *, exact: bool
 ) -> tuple[list[tuple[float, tuple[int, ...]]], int]:
-    """The same with the number of steps taken; with ``nbest``, until that many cannot be overtaken."""
+    """The same with the number of steps taken; ``exact`` stops as soon as the nbest cannot be overtaken."""
     live: list[tuple[int, ...]] = [()]
     ended: list[tuple[float, tuple[int, ...]]] = []
 
@@ -63,12 +63,14 @@ def slow_steps(
             if tokens[-1] == EOS:
                 end(tokens[:-1])
         live = [tokens for tokens in grown if tokens[-1] != EOS][: settings.beam]
-        if len(ended) >= settings.beam:
+        if len(ended) < nbest:
+            continue
+        total = model.log_probability(group, live[0], eos=False)
+        last_chosen = sorted(ended, reverse=True)[nbest - 1][0]
+        if len(ended) >= settings.beam and total / length_penalty(length, settings) <= last_chosen:
             break
-        if nbest is not None and len(ended) >= nbest:
-            at_best = model.log_probability(group, live[0], eos=False) / length_penalty(longest, settings)
-            if at_best <= sorted(ended, reverse=True)[nbest - 1][0]:
-                break
+        if exact and total / length_penalty(longest, settings) <= last_chosen:
+            break
     return sorted(ended, key=lambda pair: -pair[0]), length
 
 
@@ -106,7 +108,7 @@ def test_a_narrow_beam_agrees_with_a_slow_one(table_model: Any, penalty: str, al
         for group, (limit, hypotheses) in enumerate(
             zip(longest, search(model, *longest, config=settings, nbest=nbest), strict=True)
         ):
-            expected = slow_beam_search(model, group + 10, limit, settings)[:nbest]
+            expected = slow_beam_search(model, group + 10, limit, settings, nbest)[:nbest]
             assert [hypothesis.tokens for hypothesis in hypotheses] == [tokens for _, tokens in expected]
             assert [hypothesis.score for hypothesis in hypotheses] == pytest.approx([score for score, _ in expected])
 
@@ -215,10 +217,20 @@ def test_search_stops_at_the_first_step_that_allows_it(table_model: Any, penalty
         model = table_model(vocabulary=7, groups=1, positions=5, seed=seed)
         settings = config(beam=4, length_penalty=penalty, alpha=alpha)
         search(model, 7, config=settings, nbest=nbest)
-        steps = slow_steps(model, 10, 7, settings, nbest)[1]
+        steps = slow_steps(model, 10, 7, settings, nbest, exact=True)[1]
         assert len(model.steps) == steps
-        saved += slow_steps(model, 10, 7, settings, None)[1] - steps
+        saved += slow_steps(model, 10, 7, settings, nbest, exact=False)[1] - steps
     assert saved > 0
+
+
+def test_a_model_that_is_sure_of_a_long_sentence_is_heard_out(table_model: Any) -> None:
+    """However often the second place of the beam ends on the way, the first is the translation."""
+    model = table_model(positions=8)
+    model.table[:, :7, ..., 4] += 10.0
+    model.table[:, 7:, ..., EOS] += 10.0
+    ((best,),) = search(model, 20, config=config(beam=2))
+    ((greedy,),) = search(model, 20, config=config(beam=1), greedy=True)
+    assert best.tokens == greedy.tokens == (4,) * 7
 
 
 def test_equal_scores_go_to_the_smaller_token(table_model: Any) -> None:

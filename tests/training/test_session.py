@@ -1,0 +1,338 @@
+"""Training from end to end on a small corpus: all nine pairings learn a handful, a stopped run goes on as if it had not
+stopped, and what can go wrong is said in one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+
+from nmt.checkpoint import Run
+from nmt.config import Recipe, parse_recipe
+from nmt.data.corpus import with_folder
+from nmt.decoding.translator import Translator
+from nmt.errors import CheckpointError, ConfigError, DivergedError, Interrupted, TrainingError
+from nmt.training import loop
+from nmt.training.report import SilentReporter, StepReport, ValidationReport, read_log
+from nmt.training.session import Session, train
+
+
+@pytest.fixture(autouse=True)
+def shapes_are_checked_elsewhere() -> Iterator[None]:
+    """Thousands of steps run here, of code whose shapes other tests check: leave that out, it takes half the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+ENCODERS = {
+    "gru": {"type": "gru", "width": 32, "dropout": 0.0},
+    "lstm": {"type": "lstm", "width": 32, "dropout": 0.0},
+    "transformer": {
+        "type": "transformer", "layers": 1, "width": 32, "feed_forward": 64, "heads": 2, "dropout": 0.0,
+    },
+}  # fmt: skip
+DECODERS = ENCODERS
+
+RECIPE = """
+[data]
+source = "en"
+target = "fr"
+[tokenizer]
+vocabulary = 300
+[model]
+embedding = 32
+embedding_dropout = 0.0
+encoder = {{ type = "{encoder}" }}
+decoder = {{ type = "{decoder}" }}
+[training]
+max_steps = 12
+batch_tokens = 256
+learning_rate = 0.003
+schedule = {{ type = "constant" }}
+label_smoothing = 0.1
+validate_every = 6
+save_every = 4
+log_every = 2
+precision = "float32"
+[decoding]
+beam = 2
+"""
+
+
+def recipe(corpus: Path, encoder: str = "gru", decoder: str = "gru", *settings: str) -> Recipe:
+    sizes = {"encoder": ENCODERS[encoder], "decoder": DECODERS[decoder]}
+    overrides = [
+        f"model.{side}.{key}={json.dumps(value)}" for side, part in sizes.items() for key, value in part.items()
+    ]
+    parsed = parse_recipe(RECIPE.format(encoder=encoder, decoder=decoder), overrides=[*overrides, *settings])
+    return parsed.model_copy(update={"data": with_folder(parsed.data, corpus)})
+
+
+class Recorder(SilentReporter):
+    """Keeps what it is told; runs ``at`` when a given step is done."""
+
+    def __init__(self, at: dict[int, Any] | None = None) -> None:
+        self.at = at or {}
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.steps: list[StepReport] = []
+        self.validations: list[ValidationReport] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def stepped(self, report: StepReport, max_steps: int) -> None:
+        self.steps.append(report)
+        if report.step in self.at:
+            self.at[report.step]()
+
+    def validated(self, report: ValidationReport) -> None:
+        self.validations.append(report)
+
+
+def session(folder: Path, **options: Any) -> Session:
+    return Session(folder, device="cpu", store=folder.parent / "store", **options)
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights, the optimiser and the generators of the newest checkpoint."""
+    newest = max((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    return {
+        name: hashlib.sha256((newest / name).read_bytes()).hexdigest()
+        for name in ("weights.safetensors", "training.safetensors")
+    }
+
+
+def losses(folder: Path) -> list[tuple[int, str]]:
+    """Step and loss of every line of the log, the loss as hexadecimal: equal means equal to the last bit."""
+    return [(int(record["step"]), float(record["loss"]).hex()) for record in read_log(folder)]
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), list(itertools.product(ENCODERS, DECODERS)))
+def test_every_pairing_learns_a_handful_of_sentences_by_heart(
+    encoder: str, decoder: str, corpus: Path, tmp_path: Path
+) -> None:
+    handful = tmp_path / "handful"
+    handful.mkdir()
+    for language in ("en", "fr"):
+        lines = (corpus / f"train.{language}").read_text(encoding="utf-8").split("\n")[:8]
+        for split in ("train", "valid"):
+            (handful / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = (
+        "training.max_steps=300", "training.validate_every=300", "training.save_every=300", "tokenizer.vocabulary=70", "tokenizer.byte_fallback=false",
+        "training.label_smoothing=0.0", "training.learning_rate=0.01", "training.schedule={type='cosine'}",
+        "training.schedule.warmup_steps=10",
+    )  # fmt: skip
+    out = tmp_path / "run"
+    best = train(recipe(handful, encoder, decoder, *settings), session(out), Recorder())
+    assert best.scores["bleu"] > 99
+    assert best.scores["loss"] < 0.05
+    sources = (handful / "train.en").read_text(encoding="utf-8").splitlines()
+    targets = (handful / "train.fr").read_text(encoding="utf-8").splitlines()
+    translations = list(Translator.load(out).translate(sources))
+    assert [one.text for one in translations] == targets
+
+
+@pytest.mark.parametrize("family", ["gru", "lstm", "transformer"])
+def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(family: str, corpus: Path, tmp_path: Path) -> None:
+    """Dropout and subword sampling on; stopped by a signal after step 7, between two checkpoints."""
+    settings = (
+        "tokenizer.sampling=0.1", f"model.encoder.dropout={0.2}", f"model.decoder.dropout={0.2}",
+        "training.accumulate=2",
+    )  # fmt: skip
+    wanted = recipe(corpus, family, family, *settings)
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    train(wanted, session(straight), Recorder())
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step 7.*--resume"):
+        train(wanted, session(stopped), Recorder({7: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    torch.manual_seed(12345)  # what the process drew meanwhile must not matter
+    train(wanted, session(stopped, resume=True), Recorder())
+    assert fingerprint(stopped) == fingerprint(straight)
+    assert losses(stopped) == losses(straight)
+
+
+def test_the_exit_codes_of_signals_are_those_of_the_shell(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted) as caught:
+        train(recipe(corpus), session(tmp_path / "run"), Recorder({1: lambda: os.kill(os.getpid(), signal.SIGINT)}))
+    assert caught.value.exit_code == 130
+
+
+def test_a_run_folder_is_all_that_translating_needs(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(recipe(corpus), session(out), Recorder())
+    moved = tmp_path / "elsewhere" / "copy"
+    moved.parent.mkdir()
+    out.rename(moved)
+    assert len(list(Translator.load(moved).translate(["the cat sleeps .", ""]))) == 2
+    kinds = {path.suffix for path in moved.rglob("*") if path.is_file()}
+    assert kinds <= {".toml", ".json", ".jsonl", ".safetensors", ".model", ".svg", ""}
+    assert (moved / "curves.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_best_checkpoints_are_kept_and_averaged(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    told = Recorder()
+    train(recipe(corpus, "gru", "gru", "training.average=2", "training.validate_every=3"), session(out), told)
+    run = Run.open(out)
+    steps = {one.step: one for one in run.checkpoints() if one.step}
+    ranked = sorted(told.validations, key=lambda report: (report.bleu, report.step), reverse=True)
+    assert set(steps) == {report.step for report in ranked[:2]}
+    averaged = dict(run.load_model("average").named_parameters())
+    parts = [dict(run.load_model(one.name).named_parameters()) for one in steps.values()]
+    for name, parameter in averaged.items():
+        torch.testing.assert_close(parameter, (parts[0][name] + parts[1][name]) / 2)
+
+
+def test_early_stopping_waits_as_long_as_it_is_told(corpus: Path, tmp_path: Path) -> None:
+    told = Recorder()
+    settings = (
+        "training.patience=2",
+        "training.validate_every=1",
+        "training.learning_rate=1e-9",
+        "training.metric=loss",
+    )
+    train(recipe(corpus, "gru", "gru", *settings, "training.max_steps=50"), session(tmp_path / "run"), told)
+    flags = [report.best for report in told.validations]
+    assert flags[-2:] == [False, False]
+    assert len(flags) < 50
+
+
+def test_the_log_counts_steps_of_the_optimiser_whatever_the_accumulation(corpus: Path, tmp_path: Path) -> None:
+    train(recipe(corpus, "gru", "gru", "training.accumulate=3"), session(tmp_path / "run"), Recorder())
+    log = read_log(tmp_path / "run")
+    assert [record["step"] for record in log if record["type"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [record["step"] for record in log if record["type"] == "valid"] == [6, 12]
+
+
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(corpus: Path, tmp_path: Path) -> None:
+    """However a step's pairs fall into batches, its gradient is that of the mean over all their tokens."""
+    from nmt.data.batching import collate
+    from nmt.models import build
+
+    torch.manual_seed(3)
+    model = build(recipe(corpus).model, 40, 40).double()
+    pairs = [([5, 6, 7], [8, 9]), ([4], [5, 6, 7, 8, 9, 10]), ([9, 9], [4])]
+    batches = [collate(part, range(len(part)), pad_id=0, bos_id=2, eos_id=3) for part in (pairs[:1], pairs[1:], pairs)]
+    trainer = object.__new__(loop.Trainer)
+    trainer.config = recipe(corpus).training
+    trainer.device, trainer.dtype = torch.device("cpu"), torch.float32
+    trainer.state = type("State", (), {"model": model})()
+    gradients = []
+    for group in ([batches[0], batches[1]], [batches[2]]):
+        model.zero_grad()
+        trainer._backward(group)
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, {5})
+    told = Recorder()
+    train(recipe(corpus), session(tmp_path / "run"), told)
+    assert told.steps[-1].skipped == 1
+    assert "step 5: the gradient is not finite" in told.warnings[0]
+    assert all(torch.isfinite(p).all() for p in Run.open(tmp_path / "run").load_model().parameters())
+
+
+def test_gradients_that_stay_infinite_end_the_run_with_exit_code_4(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, set(range(1000)))
+    with pytest.raises(
+        DivergedError, match=r"20 steps in a row up to step 20 .* lower training.learning_rate"
+    ) as caught:
+        train(recipe(corpus, "gru", "gru", "training.max_steps=100"), session(tmp_path / "run"), Recorder())
+    assert caught.value.exit_code == 4
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Make the loss of the given steps NaN."""
+    count = itertools.count(1)
+    honest = loop.token_loss
+
+    def planted(*arguments: Any, **options: Any) -> Any:
+        result = honest(*arguments, **options)
+        if next(count) in steps:
+            return type(result)(result.loss * math.nan, result.negative_log_likelihood)
+        return result
+
+    monkeypatch.setattr(loop, "token_loss", planted)
+
+
+def test_a_folder_that_holds_a_run_is_not_trained_over(corpus: Path, tmp_path: Path) -> None:
+    train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    with pytest.raises(ConfigError, match=r"holds a run already; go on with --resume"):
+        train(recipe(corpus), session(tmp_path / "run"), Recorder())
+
+
+def test_resuming_a_finished_run_says_so(corpus: Path, tmp_path: Path) -> None:
+    train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    before = fingerprint(tmp_path / "run")
+    told = Recorder()
+    train(recipe(corpus), session(tmp_path / "run", resume=True), told)
+    assert any("this run is finished: 12 steps are done" in note for note in told.notes)
+    assert fingerprint(tmp_path / "run") == before
+
+
+def test_resuming_with_another_recipe_names_the_differences_and_force_goes_on(corpus: Path, tmp_path: Path) -> None:
+    train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    longer = recipe(corpus, "gru", "gru", "training.max_steps=14")
+    with pytest.raises(ConfigError, match=r"training.max_steps: 12 -> 14"):
+        train(longer, session(tmp_path / "run", resume=True), Recorder())
+    told = Recorder()
+    train(longer, session(tmp_path / "run", resume=True, force=True), told)
+    assert [report.step for report in told.steps] == [13, 14]
+
+
+def test_there_must_be_a_run_to_resume(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no run to resume"):
+        train(recipe(corpus), session(tmp_path / "run", resume=True), Recorder())
+
+
+def test_two_trainings_in_one_folder_are_one_too_many(corpus: Path, tmp_path: Path) -> None:
+    def second() -> None:
+        with pytest.raises(TrainingError, match=r"another training is running in this folder"):
+            train(recipe(corpus), session(tmp_path / "run", resume=True), Recorder())
+
+    train(recipe(corpus), session(tmp_path / "run"), Recorder({3: second}))
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    missing = parse_recipe("[data]\ntrain={source='nowhere.en',target='nowhere.fr'}\nvalid={source='a',target='b'}")
+    with pytest.raises(TrainingError, match=r"the run folder cannot be written"):
+        train(missing, session(tmp_path / "file" / "run"), Recorder())
+
+
+def test_a_recipe_without_corpora_says_how_to_name_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the recipe has no data.train; .* --data"):
+        train(Recipe(), session(tmp_path / "run"), Recorder())
+
+
+def test_tensorboard_events_tell_what_the_log_tells(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    train(recipe(corpus, "gru", "gru", "training.tensorboard=true"), session(out), Recorder())
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    logged = [record["loss"] for record in read_log(out) if record["type"] == "valid"]
+    assert [event.value for event in events.Scalars("valid/loss")] == pytest.approx(logged)
