@@ -1,7 +1,7 @@
 """The app ``nmt``: which verbs there are, the flags they share, and how a command ends.
 
 A verb is loaded when it is used, so that ``nmt --help`` imports no torch and a shell pipe starts quickly. To add one,
-write ``cli/commands/<verb>.py`` and add its name to :data:`VERBS`. A verb imports heavy modules inside its function.
+write ``cli/commands/<verb>.py`` and add it to :data:`VERBS`. A verb imports heavy modules inside its function.
 
 Every option of every verb is also an environment variable: ``--batch-size`` is ``NMT_BATCH_SIZE``. The flag goes
 before the variable, the variable before the recipe, the recipe before the defaults.
@@ -12,6 +12,7 @@ of the output closed the pipe; 1 where the output cannot be written or something
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import os
@@ -19,7 +20,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -33,8 +33,17 @@ from nmt_cli import console
 
 __all__ = ["VERBS", "app", "main"]
 
-VERBS = ("demo", "synth", "tokenize", "train", "translate", "evaluate", "align", "config")
-"""In the order in which ``nmt --help`` lists them; each lives in the module of its name in ``nmt_cli.commands``."""
+VERBS = {
+    "demo": "Train, score and look at a model on the embedded corpus.",
+    "synth": "Write an English-French corpus with gold word links.",
+    "tokenize": "Train subword tokenizers, encode and decode with them.",
+    "train": "Train a model by a recipe.",
+    "translate": "Translate lines of text.",
+    "evaluate": "Score translations: BLEU, chrF, TER.",
+    "align": "Link words by attention, draw it, measure AER.",
+    "config": "Show what a recipe comes to.",
+}
+"""What ``nmt --help`` lists. Each verb lives in the module of its name in ``nmt_cli.commands``."""
 
 PIPE_CLOSED = 128 + 13
 """The exit code where the reader of the output left: that of a program ended by SIGPIPE."""
@@ -49,21 +58,26 @@ class Verbs(typer.core.TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All verbs, in their own order."""
-        return [verb for verb in VERBS if (Path(__file__).parent / "commands" / f"{verb}.py").exists()]  # for now
+        return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The verb of that name, loaded; None where there is none."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in VERBS:
             return None
         if cmd_name not in self.commands:
             self.commands[cmd_name] = load_verb(cmd_name)
         return self.commands[cmd_name]
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the verbs without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As Typer's own; the verbs' names are put in reach of its "did you mean"."""
-        if args and self.get_command(ctx, args[0]) is None:
-            for verb in self.list_commands(ctx):
-                self.get_command(ctx, verb)
+        """As Typer's own, with the nearest verb where there is none of that name."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            nearest = difflib.get_close_matches(args[0], VERBS, n=1)
+            ctx.fail(f"There is no verb {args[0]!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""))
         return super().resolve_command(ctx, args)
 
 

@@ -182,6 +182,9 @@ def test_weights_sign_themselves(run: Path, nmt: Nmt) -> None:
     digest = hashlib.sha256((run / "models" / "step-10" / "weights.safetensors").read_bytes()).hexdigest()
     out = nmt("evaluate", run, "--checkpoint", "step-10", "-m", "bleu")[1]
     assert f"|checkpoint:step-10|weights:{digest[:12]}|" in out
+    nmt("evaluate", run, "-m", "bleu")
+    kept = {path.name: path.read_text() for path in (run / "evaluations").glob("*.hyp")}
+    assert kept["test.step-10.beam2.hyp"] != kept["test.step-20.beam2.hyp"]
 
 
 def test_json_of_a_run_is_what_is_kept(run: Path, nmt: Nmt) -> None:

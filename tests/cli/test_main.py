@@ -95,7 +95,7 @@ def test_importing_the_library_costs_nothing() -> None:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["trian"], "No such command 'trian'. Did you mean 'train'? (see 'nmt --help')"),
+        (["trian"], "There is no verb 'trian', did you mean 'train'? (see 'nmt --help')"),
         (["config"], "Missing argument 'RECIPE' (see 'nmt config --help')"),
         (
             ["config", "r.toml", "--jsn"],

@@ -1,0 +1,80 @@
+"""``nmt demo`` from the corpus to the commands to try next, with a model that has learnt next to nothing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nmt.data.synthetic import write_corpus
+from nmt.demo import FAMILIES, make_corpus, recipe_of
+from nmt_cli.main import main
+
+TINY = (
+    "tokenizer.vocabulary=400",
+    "training.max_steps=2",
+    "training.validate_every=2",
+    "training.save_every=2",
+    "decoding.beam=1",
+    "decoding.max_ratio=1",
+)
+
+
+@pytest.fixture(autouse=True)
+def small_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus where the demo's would be, which it then leaves alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "runs/demo/corpus", pairs=80, seed=1, valid=4, test=12)
+
+
+def demo(*arguments: str) -> int:
+    sets = [part for one in TINY for part in ("--set", one)]
+    return main(["demo", *sets, *arguments])
+
+
+def test_one_family_from_corpus_to_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo("--family", "bahdanau") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^  BLEU\|nrefs:1\|case:mixed\|.*\|version:\S+ = \d+\.\d\d ", out, re.MULTILINE)
+    assert re.search(r"^  chrF2\|nrefs:1\|.*\|version:\S+ = \d+\.\d\d$", out, re.MULTILINE)
+    assert re.search(r"^  AER = [01]\.\d{3}, precision ", out, re.MULTILINE)
+    assert len(re.findall(r"^  source     \S", out, re.MULTILINE)) == 10
+    picture = Path(out.partition("where it looked: ")[2].split()[0])
+    assert picture.read_text().startswith("<?xml")
+    capsys.readouterr()
+
+    assert demo("--family", "bahdanau") == 0
+    again = capsys.readouterr()
+    assert again.out == out
+    assert "this run is finished" in again.err
+
+
+def test_the_corpus_is_made_once(tmp_path: Path) -> None:
+    folder = make_corpus(tmp_path / "corpus", pairs=30)
+    assert (folder / "train.en").read_text().count("\n") == 30
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {path: path.stat().st_mtime_ns for path in make_corpus(folder).iterdir()} == before
+
+
+def test_all_families_in_one_table_and_the_next_commands_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo("--family", "all") == 0
+    out = capsys.readouterr().out
+    rows = [line.split()[0] for line in out.partition("\nfamily ")[2].splitlines()[1:4]]
+    assert rows == list(FAMILIES)
+    suggested = [line.strip() for line in out.partition("Try next:\n")[2].splitlines()]
+    assert len(suggested) == 6
+    for verb in ("evaluate", "align"):
+        command = next(line for line in suggested if line.startswith(f"nmt {verb}"))
+        assert main(shlex.split(command)[1:]) == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_recipes_find_the_corpus_that_the_demo_makes(family: str) -> None:
+    data = recipe_of(family).data  # type: ignore[arg-type]
+    assert (data.source, data.target) == ("en", "fr")
+    named = [getattr(corpus, side) for corpus in (*data.train, data.valid, data.test) for side in ("source", "target")]
+    splits = [Path(f"runs/demo/corpus/{name}") for name in ("train", "valid", "test")]
+    assert named == [split.with_suffix(f".{language}") for split in splits for language in ("en", "fr")]
