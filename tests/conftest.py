@@ -91,9 +91,10 @@ max_extra = 5
 
 @pytest.fixture(scope="session")
 def untrained_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder from English to French whose model, a tiny GRU with attention, has the weights it was born with.
+    """A run folder from English to French whose models, tiny GRUs with attention, have the weights they were born with.
 
-    Shared by all tests of a process: read it, or copy it.
+    There are two, ``step-10`` and ``step-20``, the latter being the best. Shared by all tests of a process: read it, or
+    copy it.
     """
     from nmt.checkpoint import Run
     from nmt.config import parse_recipe
@@ -103,7 +104,6 @@ def untrained_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     tokenizers = train_tokenizers(recipe.data, recipe.tokenizer, 1)
     torch.manual_seed(1)
     run = Run.create(tmp_path_factory.mktemp("runs") / "tiny", recipe, tokenizers)
-    model = run.new_model()
-    run.save_model(model, 10, {"bleu": 1.0, "chrf": 1.0, "loss": 5.0})
-    run.save_model(model, 20, {"bleu": 2.0, "chrf": 1.0, "loss": 4.0})
+    run.save_model(run.new_model(), 10, {"bleu": 1.0, "chrf": 1.0, "loss": 5.0})
+    run.save_model(run.new_model(), 20, {"bleu": 2.0, "chrf": 1.0, "loss": 4.0})
     return run.folder

@@ -130,6 +130,7 @@ def test_a_pair_too_long_for_the_model_gets_no_links(
     translator: Translator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(translator, "longest_source", 20)
+    monkeypatch.setattr("nmt.alignment.aligner.WINDOW", 1)
     aligner = Aligner(translator)
     with caplog.at_level(logging.WARNING, logger="nmt"):
         found = list(aligner.align([PAIRS[1], ("cat " * 40, "chat"), ("cat " * 50, "chat"), PAIRS[1]]))

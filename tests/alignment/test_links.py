@@ -85,6 +85,8 @@ def test_argmax_takes_the_most_looked_at_word_and_the_first_of_equals() -> None:
 def test_mutual_keeps_a_source_word_for_the_target_word_that_looks_most() -> None:
     assert extract(MATRIX, "mutual") == links("0-0")
     assert extract(np.eye(3), "mutual") == links("0-0 1-1 2-2")
+    turned = np.array([[0.1, 0.8, 0.1], [0.2, 0.1, 0.7], [0.6, 0.3, 0.1]])
+    assert extract(turned, "mutual") == links("1-0 2-1 0-2")
 
 
 def test_threshold_takes_all_that_reach_it() -> None:

@@ -72,10 +72,12 @@ def test_equal_to_the_command(tmp_path: Path) -> None:
 def test_equal_to_the_command_with_several_references_and_all_its_flags(tmp_path: Path) -> None:
     flags = ("--lowercase", "--tokenize", "intl", "--chrf-lowercase", "--ter-case-sensitive")
     printed = sacrebleu_command(tmp_path, [REFERENCES, OTHERS], "-m", "bleu", "chrf", "ter", *flags)
+    words = ("-m", "chrf", "--chrf-word-order", "2", "--chrf-lowercase")
+    printed += sacrebleu_command(tmp_path, [REFERENCES, OTHERS], *words)
     scores = evaluate(
         HYPOTHESES,
         [REFERENCES, OTHERS],
-        metrics=("bleu", "chrf", "ter"),
+        metrics=("bleu", "chrf", "ter", "chrf++"),
         tokenize="intl",
         lowercase=True,
         chrf_lowercase=True,
