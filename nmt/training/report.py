@@ -135,7 +135,7 @@ def _summary_writer(folder: Path) -> Any:
         raise ConfigError(
             "training.tensorboard = true needs TensorBoard: pip install 'nmt[tensorboard]', or set it to false"
         ) from error
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))
 
 
 def read_log(folder: Path) -> list[Mapping[str, Any]]:
@@ -143,7 +143,7 @@ def read_log(folder: Path) -> list[Mapping[str, Any]]:
     path = folder / "log.jsonl"
     if not path.exists():
         return []
-    records = []
+    records: list[Mapping[str, Any]] = []
     for line in path.read_bytes().split(b"\n"):
         try:
             record = json.loads(line)

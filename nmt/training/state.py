@@ -15,8 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmt.checkpoint import json_bytes, latest_folder, load_weights, read_json, read_tensors, tensor_bytes, weights
-from nmt.checkpoint import write_folder
+from nmt.checkpoint import (
+    json_bytes,
+    latest_folder,
+    load_weights,
+    read_json,
+    read_tensors,
+    tensor_bytes,
+    weights,
+    write_folder,
+)
 from nmt.errors import CheckpointError
 from nmt.models import Seq2Seq
 from nmt.training.schedule import Schedule

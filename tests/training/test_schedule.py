@@ -12,7 +12,7 @@ from nmt.training.schedule import Schedule
 
 
 def schedule(max_steps: int = 100, **kind: Any) -> Schedule:
-    return Schedule(TrainingConfig(max_steps=max_steps, learning_rate=1e-3, schedule=kind))
+    return Schedule(TrainingConfig.model_validate({"max_steps": max_steps, "learning_rate": 1e-3, "schedule": kind}))
 
 
 @pytest.mark.parametrize("kind", ["constant", "inverse-sqrt", "cosine", "linear", "plateau"])

@@ -23,7 +23,7 @@ from nmt.config import Recipe, parse_recipe
 from nmt.data.corpus import with_folder
 from nmt.decoding.translator import Translator
 from nmt.errors import CheckpointError, ConfigError, DivergedError, Interrupted, TrainingError
-from nmt.training import loop
+from nmt.training import loop, loss
 from nmt.training.report import SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
 
@@ -134,7 +134,8 @@ def test_every_pairing_learns_a_handful_of_sentences_by_heart(
         for split in ("train", "valid"):
             (handful / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = (
-        "training.max_steps=300", "training.validate_every=300", "training.save_every=300", "tokenizer.vocabulary=70", "tokenizer.byte_fallback=false",
+        "training.max_steps=300", "training.validate_every=300", "training.save_every=300",
+            "tokenizer.vocabulary=70", "tokenizer.byte_fallback=false",
         "training.label_smoothing=0.0", "training.learning_rate=0.01", "training.schedule={type='cosine'}",
         "training.schedule.warmup_steps=10",
     )  # fmt: skip
@@ -265,7 +266,7 @@ def test_gradients_that_stay_infinite_end_the_run_with_exit_code_4(
 def plant(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Make the loss of the given steps NaN."""
     count = itertools.count(1)
-    honest = loop.token_loss
+    honest = loss.token_loss
 
     def planted(*arguments: Any, **options: Any) -> Any:
         result = honest(*arguments, **options)
