@@ -4,8 +4,7 @@ Text goes in raw and comes out raw. With byte fallback, which is the default, a 
 spelt in UTF-8 bytes, so that nothing becomes ``<unk>``.
 
 Training depends on the text and the recipe only: unigram training gives other models for other numbers of threads, so
-their number is fixed. Sampling (subword regularisation, Kudo 2018; BPE-dropout, Provilkov et al. 2020) depends on the
-text and its seed only.
+their number is fixed.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import sentencepiece
 
 from nmt.config import DataConfig, TokenizerConfig
 from nmt.data.corpus import read_pairs
+from nmt.data.segmentation import Sampler
 from nmt.errors import CheckpointError, ConfigError, DataError, NmtError
 
 __all__ = ["Tokenizer", "Tokenizers", "find_model", "train_tokenizer", "train_tokenizers"]
@@ -67,6 +67,7 @@ class Tokenizer:
         )
         if len(self._processor) == 0 or min(self.unk_id, self.bos_id, self.eos_id) < 0:
             raise CheckpointError("the SentencePiece model needs pieces for unknown, begin and end of sentence")
+        self._samplers: dict[float, Sampler] = {}
         self.pad_id: int = self._processor.pad_id() if self._processor.pad_id() >= 0 else self.unk_id
 
     @classmethod
@@ -133,16 +134,16 @@ class Tokenizer:
         return ids
 
     def sample(self, text: str, strength: float, seed: int) -> list[int]:
-        """One segmentation drawn at random, which depends on the arguments only.
+        """One segmentation drawn at random, a function of the arguments alone (see :mod:`nmt.data.segmentation`).
 
         ``strength`` is as ``tokenizer.sampling`` in the recipe: the probability of dropping a merge for BPE, the
-        smoothing alpha for unigram; 0 draws nothing and gives :meth:`encode`. ``seed`` is taken modulo 2**32.
+        smoothing alpha for unigram; 0 draws nothing and gives :meth:`encode`. ``seed`` counts modulo 2**64.
         """
         if not strength:
             return self.encode(text)
-        sentencepiece.set_random_generator_seed(seed & 0xFFFFFFFF)  # of this thread only
-        ids: list[int] = self._processor.encode(text, enable_sampling=True, nbest_size=-1, alpha=strength)
-        return ids
+        if strength not in self._samplers:
+            self._samplers[strength] = Sampler(self._processor, strength)
+        return self._samplers[strength](text, seed)
 
     def encode_words(self, text: str) -> tuple[list[int], list[int]]:
         """The ids of a line, and for each the index in ``text.split()`` of the word it comes from.
