@@ -41,8 +41,12 @@ def align(
     ] = "pharaoh",
     method: Annotated[
         Method,
-        typer.Option("--method", help="argmax: each target word's best; mutual: also the source word's; threshold."),
-    ] = "argmax",
+        typer.Option(
+            "--method",
+            help="argmax: the best of each target word; mutual: and of the source word too; grow-diag: both, joined; "
+            "threshold: all from --threshold on.",
+        ),
+    ] = "grow-diag",
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.0, max=1.0, help="The least attention of a link, with threshold.")
     ] = 0.3,

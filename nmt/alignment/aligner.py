@@ -54,7 +54,7 @@ class Alignment:
 class LinkRule:
     """How links are read off attention: see :func:`~nmt.alignment.links.extract` and ``symmetrize``."""
 
-    method: Method = "argmax"
+    method: Method = "grow-diag"
     threshold: float = 0.3
     symmetrization: Symmetrization = "grow-diag-final-and"
 

@@ -223,6 +223,6 @@ def test_unequal_lengths_are_a_fault_of_the_caller(looking: Aligner) -> None:
 
 
 def test_rules_sign_themselves() -> None:
-    assert LinkRule().sign() == "argmax"
+    assert LinkRule().sign() == "grow-diag"
     assert LinkRule("threshold", 0.25).sign() == "threshold[0.25]"
     assert LinkRule("mutual", symmetrization="union").sign(both=True) == "mutual+union"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from nmt.alignment.links import (
     Gold,
     Link,
     Links,
+    Method,
     Symmetrization,
     aer,
     extract,
@@ -79,7 +82,7 @@ MATRIX = np.array([[0.6, 0.3, 0.1], [0.4, 0.4, 0.2], [0.0, 0.0, 0.0]])
 
 
 def test_argmax_takes_the_most_looked_at_word_and_the_first_of_equals() -> None:
-    assert extract(MATRIX) == links("0-0 0-1")
+    assert extract(MATRIX, "argmax") == links("0-0 0-1")
 
 
 def test_mutual_keeps_a_source_word_for_the_target_word_that_looks_most() -> None:
@@ -89,6 +92,28 @@ def test_mutual_keeps_a_source_word_for_the_target_word_that_looks_most() -> Non
     assert extract(turned, "mutual") == links("1-0 2-1 0-2")
 
 
+def test_grow_diag_reads_the_matrix_both_ways() -> None:
+    """``qu'ils`` is two source words: its row can only name one of them, their columns both name it."""
+    matrix = np.array(
+        [
+            [0.9, 0.1, 0.0, 0.0],
+            [0.1, 0.4, 0.5, 0.0],
+            [0.0, 0.1, 0.1, 0.8],
+            [0.3, 0.0, 0.0, 0.7],
+        ]
+    )
+    assert extract(matrix, "argmax") == links("0-0 2-1 3-2 3-3")
+    assert extract(matrix) == extract(matrix, "grow-diag") == links("0-0 1-1 2-1 3-2 3-3")
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 6))
+def test_grow_diag_lies_between_mutual_and_both(seed: int, rows: int, columns: int) -> None:
+    matrix = np.random.default_rng(seed).dirichlet(np.full(columns, 0.5), size=rows)
+    both = extract(matrix, "argmax") | frozenset((s, t) for t, s in extract(matrix.T, "argmax"))
+    assert extract(matrix, "mutual") <= extract(matrix) <= both
+
+
 def test_threshold_takes_all_that_reach_it() -> None:
     assert extract(MATRIX, "threshold", threshold=0.3) == links("0-0 1-0 0-1 1-1")
     assert extract(MATRIX, "threshold", threshold=0.0) == links("0-0 1-0 2-0 0-1 1-1 2-1")
@@ -96,8 +121,8 @@ def test_threshold_takes_all_that_reach_it() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
 def test_no_words_no_links(shape: tuple[int, int]) -> None:
-    assert extract(np.zeros(shape)) == extract(np.zeros(shape), "mutual") == frozenset()
-    assert extract(np.zeros(shape), "threshold") == frozenset()
+    for method in get_args(Method):
+        assert extract(np.zeros(shape), method) == frozenset()
 
 
 # ------------------------------------------------------------------------------------------------------ two directions
