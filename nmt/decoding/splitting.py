@@ -21,19 +21,21 @@ def split_line(line: str, longest: int, length: Callable[[str], int], *, togethe
     """Cut ``line`` into parts of at most ``longest`` pieces as ``length`` counts them; joined they are the line.
 
     Cuts are made behind the ends of sentences; a sentence that is too long is cut at white space, a word that is too
-    long anywhere but before a combining mark. Neighbouring sentences stay in one part while it has no more than
-    ``together`` pieces (``longest``, if 0). Only a single character is left as it is, however many pieces it has.
+    long anywhere but before a combining mark. Neighbouring sentences, and the words of one that is cut, stay in one
+    part while it has no more than ``together`` pieces (``longest``, if 0). Only a single character is left as it is,
+    however many pieces it has.
     """
+    together = min(together or longest, longest)
     parts: list[str] = []
     run: list[str] = []  # of sentences that fit
     for sentence in _cut(line, _SENTENCE_END):
         if length(sentence) <= longest:
             run.append(sentence)
             continue
-        words = [piece for word in _cut(sentence, _WHITE_SPACE) for piece in _halves(word, longest, length)]
-        parts += _packed(run, together or longest, length) + _packed(words, longest, length)
+        words = [piece for word in _cut(sentence, _WHITE_SPACE) for piece in _halves(word, together, length)]
+        parts += _packed(run, together, length) + _packed(words, together, length)
         run = []
-    parts += _packed(run, together or longest, length)
+    parts += _packed(run, together, length)
     # A tokenizer may see more in two units together than in each alone.
     return [piece for part in parts for piece in _halves(part, longest, length)]
 

@@ -41,7 +41,7 @@ LONGEST = 1024
 """Pieces of a source sentence, EOS counted; a longer line is cut into parts."""
 
 TOGETHER = 256
-"""Pieces of the parts of a line that is too long; a longer sentence in it stays whole up to the limit."""
+"""Pieces of the parts of a line that is too long; a sentence in it is cut only where it is too long itself."""
 
 WINDOW = 16
 """Batches a window: the more sentences are sorted by length together, the less padding."""

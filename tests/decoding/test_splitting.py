@@ -46,6 +46,7 @@ def test_a_long_word_is_cut_anywhere_but_before_a_combining_mark() -> None:
 def test_sentences_stand_together_as_far_as_asked_for() -> None:
     line = "a b. c d. e f. g h i j k l."
     assert split_line(line, 6, words, together=4) == ["a b. c d. ", "e f. ", "g h i j k l."]
+    assert split_line(line, 5, words, together=4) == ["a b. c d. ", "e f. ", "g h i j ", "k l."]
 
 
 @settings(max_examples=100, deadline=None)
@@ -55,7 +56,7 @@ def test_sentences_stand_together_as_far_as_asked_for() -> None:
     together=st.integers(0, 25),
 )
 def test_parts_are_the_line_and_fit(line: str, longest: int, together: int) -> None:
-    parts = split_line(line, longest, len, together=min(together, longest))
+    parts = split_line(line, longest, len, together=together)
     assert "".join(parts) == line
     for part in parts:
         assert len(part) <= longest or all(unicodedata.combining(mark) for mark in part[len(part) // 2 :])
