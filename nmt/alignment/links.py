@@ -98,8 +98,9 @@ def extract(
     of these the ones where that source word is not looked at more by another target word: fewer and surer links.
     ``grow-diag`` reads the matrix both ways, the best source word of each target word and the best target word of each
     source word, and joins the two as those of two models are joined (:func:`symmetrize`): it finds the several source
-    words of one target word too, and on the embedded corpus makes some 30 % fewer errors than ``argmax``, with recurrent
-    decoders and with Transformers. ``threshold`` takes every link of at least ``threshold``. A word without attention gets no link.
+    words of one target word too, and on the embedded corpus makes some 30 % fewer errors than ``argmax``, with
+    recurrent decoders and with Transformers. ``threshold`` takes every link of at least ``threshold``. A word without
+    attention gets no link.
     """
     if not matrix.size:
         return frozenset()

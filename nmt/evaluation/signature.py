@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import nmt
+from nmt import __version__
 from nmt.checkpoint import MANIFEST, Checkpoint, Run, read_json
 from nmt.config import DecodingConfig
 from nmt.errors import CheckpointError
@@ -24,7 +24,7 @@ def sign_model(run: Run, checkpoint: Checkpoint) -> dict[str, str]:
         "run": run.folder.resolve().name,
         "checkpoint": checkpoint.name,
         "weights": str(weights["sha256"])[:12],
-        "nmt": nmt.__version__,
+        "nmt": __version__,
     }
 
 
