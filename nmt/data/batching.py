@@ -26,6 +26,9 @@ __all__ = ["Batch", "BatchSource", "collate", "pad"]
 WINDOW = 128
 """Sentences of like length are sought among about this many batches' worth of shuffled ones."""
 
+FEW = 16
+"""With fewer batches in a window, no batch is cut short for the sake of variety."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -140,8 +143,9 @@ class BatchSource:
                 window = _Window(rows, np.arange(len(rows)), *self._cut_anew(chosen, epoch))
             else:
                 window = _Window(rows, rows, self.store.source, self.store.target)
-            batches = _bucket(*window.lengths, self.batch_tokens)
-            yield window, [batches[i] for i in _shuffled(_random(self.seed, epoch, number), len(batches))]
+            random = _random(self.seed, epoch, number)
+            batches = _bucket(*window.lengths, self.batch_tokens, random)
+            yield window, [batches[i] for i in _shuffled(random, len(batches))]
 
     def _cut_anew(self, places: Numbers, epoch: int) -> tuple[Ragged, Ragged]:
         """The sentences cut into pieces at random, as a function of seed, epoch and place alone."""
@@ -199,20 +203,22 @@ def _epoch_places(store: Store, random: np.random.Philox) -> Numbers:
     return places[_shuffled(random, len(places))]
 
 
-def _bucket(source: Numbers, target: Numbers, budget: int) -> list[Numbers]:
+def _bucket(source: Numbers, target: Numbers, budget: int, random: np.random.Philox) -> list[Numbers]:
     """Sentences of like lengths in batches of at most ``budget`` places a side; in each, indices into the lengths.
 
     They are sorted by target, then source length, the source going up and down in turn: so there is no leap where the
-    target grows by one.
+    target grows by one. The first batch, of the shortest, takes a random share of the budget, or else the same
+    sentences would meet in every epoch; where there are few batches it is not worth one more.
     """
     order = np.lexsort((np.where(target % 2, source, -source), target))
     longest = np.maximum(source, target)[order]
-    batches, first = [], 0
+    share = random.random_raw() / 2**64 if longest.sum() > FEW * budget else 1.0
+    batches, first, room = [], 0, int(share * budget)
     while first < len(order):
-        widest = np.maximum.accumulate(longest[first : first + max(1, budget // int(longest[first]))])
-        fits = int(np.count_nonzero(widest * np.arange(1, len(widest) + 1) <= budget))
-        batches.append(order[first : first + max(1, fits)])
-        first += max(1, fits)
+        widest = np.maximum.accumulate(longest[first : first + max(1, room // int(longest[first]))])
+        fits = max(1, int(np.count_nonzero(widest * np.arange(1, len(widest) + 1) <= room)))
+        batches.append(order[first : first + fits])
+        first, room = first + fits, budget
     return batches
 
 

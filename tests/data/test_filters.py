@@ -1,0 +1,99 @@
+"""Filters that count, hashes that are found again, and held-out lines that stand in training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nmt.config import DataConfig, TextCorpus
+from nmt.data.corpus import Pair
+from nmt.data.filters import Filters, HashSet, find_overlaps, hash_texts
+
+
+def pairs(*rows: tuple[str, str]) -> list[Pair]:
+    return [Pair(*row) for row in rows]
+
+
+def test_pairs_with_a_blank_side_go_as_pairs() -> None:
+    filters = Filters(DataConfig())
+    kept = filters.before(pairs(("a", "b"), ("", "c"), ("d", " \u3000\t"), ("", ""), ("e", "f")))
+    assert kept == pairs(("a", "b"), ("e", "f"))
+    assert filters.report.dropped["blank"] == 3
+    assert filters.report.text() == "training pairs: 2 of 5 kept, dropped 3 with a blank side"
+
+
+def test_duplicates_are_pairs_seen_before_in_any_chunk() -> None:
+    filters = Filters(DataConfig(drop_duplicates=True))
+    assert filters.before(pairs(("a", "b"), ("a", "c"), ("a", "b"))) == pairs(("a", "b"), ("a", "c"))
+    assert filters.before(pairs(("a", "c"), ("ab", ""), ("d", "c"), ("d", "c"))) == pairs(("d", "c"))
+    assert filters.report.dropped == {"blank": 1, "duplicate": 3, "length": 0, "ratio": 0}
+    unfiltered = Filters(DataConfig())
+    assert len(unfiltered.before(pairs(("a", "b"), ("a", "b")))) == 2
+
+
+def test_lengths_and_ratios_count_tokens_and_each_pair_once() -> None:
+    filters = Filters(DataConfig(max_length=5, max_ratio=2.0))
+    filters.report.read = 6
+    source = [[1] * n for n in (5, 6, 2, 1, 1, 0)]
+    target = [[1] * n for n in (3, 6, 5, 2, 9, 4)]
+    assert filters.after(source, target).tolist() == [True, False, False, True, False, False]
+    assert filters.report.dropped == {"blank": 1, "duplicate": 0, "length": 2, "ratio": 1}
+    assert filters.report.text() == (
+        "training pairs: 2 of 6 kept, dropped 1 with a blank side, 2 longer than data.max_length, "
+        "1 beyond data.max_ratio"
+    )
+
+
+def test_filters_set_to_0_are_off() -> None:
+    filters = Filters(DataConfig(max_length=0, max_ratio=0.0))
+    assert filters.after([[1] * 9999], [[1]]).all()
+
+
+def test_a_hash_set_is_a_set() -> None:
+    random = np.random.default_rng(1)
+    mine, theirs = HashSet(), set[int]()
+    for size in (0, 1, 1, 5, 100, 3, 1000, 1000, 7):
+        numbers = random.integers(0, 800, size=size).astype(np.uint64)
+        new = mine.add(numbers)
+        for number, is_new in zip(numbers.tolist(), new.tolist(), strict=True):
+            assert is_new == (number not in theirs)
+            theirs.add(number)
+    assert mine.contains(np.arange(900, dtype=np.uint64)).tolist() == [n in theirs for n in range(900)]
+    assert len(mine._runs) < 8
+
+
+def test_hashes_are_the_same_everywhere() -> None:
+    assert hash_texts(["", "a\nb"]).tolist() == [13020603013274838756, 6888081726617775527]
+
+
+# ------------------------------------------------------------------------------------------------------------- overlap
+
+
+def corpus(folder: Path, name: str, rows: list[tuple[str, str]]) -> TextCorpus:
+    for side, lines in (("en", [row[0] for row in rows]), ("fr", [row[1] for row in rows])):
+        (folder / f"{name}.{side}").write_text("".join(f"{line}\n" for line in lines))
+    return TextCorpus(source=folder / f"{name}.en", target=folder / f"{name}.fr")
+
+
+def test_held_out_lines_that_stand_in_training_are_found(tmp_path: Path) -> None:
+    data = DataConfig(
+        train=(corpus(tmp_path, "one", [("a", "b"), ("", "x")]), corpus(tmp_path, "two", [("c", "d"), ("e", "b")])),
+        valid=corpus(tmp_path, "valid", [("new", "neu"), ("c", "d"), ("a", "other"), ("", "x"), ("a", "d")]),
+        test=corpus(tmp_path, "test", [("new", "neu"), ("", "")]),
+    )
+    found = find_overlaps(data)
+    assert [overlap.split for overlap in found] == ["valid"]
+    valid = found[0]
+    assert (valid.total, valid.pairs, valid.sources, valid.targets, valid.first) == (5, 1, 3, 3, 2)
+    assert valid.text() == (
+        f"data.valid ({tmp_path}/valid.en and {tmp_path}/valid.fr): 1 of 5 pairs also stand in data.train, "
+        f"and so do 3 source and 3 target lines (the first is line 2); scores on it will look better than they are"
+    )
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_nothing_is_said_where_nothing_is_shared(tmp_path: Path, held_out: bool) -> None:
+    valid = corpus(tmp_path, "valid", [("x", "y")]) if held_out else None
+    assert find_overlaps(DataConfig(train=(corpus(tmp_path, "train", [("a", "b")]),), valid=valid)) == []

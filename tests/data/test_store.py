@@ -1,0 +1,242 @@
+"""Token ids on disk: what goes in comes out, nothing half-written is ever used, nothing is done twice."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nmt.config import DataConfig, TextCorpus, TokenizerConfig
+from nmt.data import store as module
+from nmt.data.corpus import Pair
+from nmt.data.ragged import Ragged
+from nmt.data.store import CorpusRows, Store, prepare
+from nmt.data.tokenizer import Tokenizers, train_tokenizer
+from nmt.errors import DataError, NmtError
+
+ROWS = [(f"a small cat number {i}", f"un petit chat numéro {i} 日") for i in range(30)]
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> Tokenizers:
+    lines = [line for row in ROWS for line in row]
+    joint = train_tokenizer(lines, TokenizerConfig(vocabulary=310), seed=1)
+    return Tokenizers(joint, joint)
+
+
+def corpus(folder: Path, name: str, rows: list[tuple[str, str]], **options: Any) -> TextCorpus:
+    folder.mkdir(exist_ok=True)
+    for side, lines in (("en", [row[0] for row in rows]), ("fr", [row[1] for row in rows])):
+        (folder / f"{name}.{side}").write_text("".join(f"{line}\n" for line in lines))
+    return TextCorpus(source=folder / f"{name}.en", target=folder / f"{name}.fr", **options)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataConfig:
+    return DataConfig(
+        train=(
+            corpus(tmp_path / "in", "one", [*ROWS[:10], ("", "x"), ROWS[0]], weight=2.0),
+            corpus(tmp_path / "in", "two", [*ROWS[10:], ("long " * 300, "y")]),
+        ),
+        drop_duplicates=True,
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 4)
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """Where stores have been built."""
+    places: list[Path] = []
+    build = module._build
+
+    def noting(place: Path, *others: Any) -> None:
+        places.append(place)
+        build(place, *others)
+
+    monkeypatch.setattr(module, "_build", noting)
+    yield places
+
+
+def test_what_goes_in_comes_out(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
+    store = prepare(data, tokenizers, tmp_path / "store")
+    assert len(store) == 30
+    for row, (source, target) in enumerate(ROWS):
+        assert store.text(row) == Pair(source, target)
+        ids = store.ids(row)
+        assert ids[0].tolist() == tokenizers.source.encode(source)
+        assert ids[1].tolist() == tokenizers.target.encode(target)
+        assert store.source_lengths[row] == len(ids[0]) and store.target_lengths[row] == len(ids[1])
+    assert store.corpora == (CorpusRows(0, 10, 2.0), CorpusRows(10, 30, 1.0))
+    assert store.report.text() == (
+        "training pairs: 30 of 33 kept, dropped 1 with a blank side, 1 seen before, 1 longer than data.max_length"
+    )
+
+
+def test_ids_take_two_bytes_and_are_mapped_not_read(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
+    store = prepare(data, tokenizers, tmp_path / "store")
+    assert (store.folder / "source.ids").stat().st_size == 2 * store.source_lengths.sum()
+    assert isinstance(store.source.flat.base, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        store.source.flat[0] = 1
+
+
+def test_progress_counts_pairs_read(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
+    seen: list[tuple[int, int | None]] = []
+    prepare(data, tokenizers, tmp_path / "store", progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (33, 33) and seen[0] == (4, 33)
+
+
+def test_the_same_is_not_made_twice(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, built: list[Path]
+) -> None:
+    first = prepare(data, tokenizers, tmp_path / "store")
+    weights = data.model_copy(update={"train": tuple(one.model_copy(update={"weight": 0.5}) for one in data.train)})
+    again = prepare(weights, tokenizers, tmp_path / "store")
+    assert len(built) == 1 and again.folder == first.folder
+    assert [rows.weight for rows in again.corpora] == [0.5, 0.5]
+    assert again.report == first.report
+
+
+def test_another_corpus_filter_or_tokenizer_makes_another(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, built: list[Path]
+) -> None:
+    other = train_tokenizer([source for source, _ in ROWS], TokenizerConfig(vocabulary=300), seed=1)
+    prepare(data, tokenizers, tmp_path / "store")
+    prepare(data.model_copy(update={"max_length": 0}), tokenizers, tmp_path / "store")
+    prepare(data, Tokenizers(other, tokenizers.target), tmp_path / "store")
+    prepare(data, Tokenizers(tokenizers.source, other), tmp_path / "store")
+    (tmp_path / "in" / "one.en").write_text((tmp_path / "in" / "one.en").read_text().replace("0", "zero"))
+    prepare(data, tokenizers, tmp_path / "store")
+    assert len(set(built)) == 5
+
+
+@pytest.mark.parametrize("name", ["source.ids", "target.places", "manifest.json"])
+def test_a_store_that_is_not_whole_is_made_anew(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, built: list[Path], name: str
+) -> None:
+    folder = prepare(data, tokenizers, tmp_path / "store").folder
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-1])
+    with pytest.raises(DataError, match="not a whole store"):
+        Store(folder, data)
+    assert len(prepare(data, tokenizers, tmp_path / "store")) == 30
+    (folder / name).unlink()
+    assert len(prepare(data, tokenizers, tmp_path / "store")) == 30
+    assert len(built) == 3
+
+
+def test_a_store_of_another_format_is_made_anew(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, built: list[Path]
+) -> None:
+    folder = prepare(data, tokenizers, tmp_path / "store").folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 0}))
+    prepare(data, tokenizers, tmp_path / "store")
+    assert len(built) == 2
+
+
+def test_a_failure_leaves_nothing_behind(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Column, "write", full)
+        with pytest.raises(NmtError, match="store: token ids cannot be written there: No space left on device"):
+            prepare(data, tokenizers, tmp_path / "store")
+    assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
+    (tmp_path / "in" / "two.fr").write_bytes(b"caf\xe9\n" * 21)
+    with pytest.raises(DataError, match=r"two\.fr:1: byte 4"):
+        prepare(data, tokenizers, tmp_path / "store")
+    assert all(path.suffix == ".lock" for path in (tmp_path / "store").iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NmtError, match=r"file/x: token ids cannot be written there: Not a directory"):
+        prepare(data, tokenizers, tmp_path / "file" / "x")
+
+
+def test_a_corpus_of_which_nothing_is_left(tmp_path: Path, tokenizers: Tokenizers) -> None:
+    data = DataConfig(train=(corpus(tmp_path, "one", [("", "x"), ("y", "")]),))
+    with pytest.raises(DataError) as caught:
+        prepare(data, tokenizers, tmp_path / "store")
+    assert str(caught.value) == (
+        "data.train: nothing is left to train on; training pairs: 0 of 2 kept, dropped 2 with a blank side"
+    )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nmt.config import DataConfig
+from nmt.data import store as module
+from nmt.data.tokenizer import Tokenizer, Tokenizers
+module.CHUNK, left = 4, int(sys.argv[4])
+def dying(act):
+    def do(*arguments, **options):
+        global left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return act(*arguments, **options)
+    return do
+module._Column.write = dying(module._Column.write)
+module.os.fsync = dying(os.fsync)
+Path.rename = dying(Path.rename)
+tokenizer = Tokenizer.load(Path(sys.argv[2]))
+data = DataConfig.model_validate_json(sys.argv[1])
+module.prepare(data, Tokenizers(tokenizer, tokenizer), Path(sys.argv[3]))
+"""
+
+
+def test_kill_anywhere_and_the_next_one_makes_it_whole(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers
+) -> None:
+    """At the first write, between files, before and after the rename."""
+    tokenizers.source.save(tmp_path / "x.model")
+    wanted = prepare(data, tokenizers, tmp_path / "sound")
+    for calls in (0, 17, 36, 44, 45, 46, 47):
+        arguments = [data.model_dump_json(), str(tmp_path / "x.model"), str(tmp_path / "store"), str(calls)]
+        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False, capture_output=True, text=True)
+        assert done.returncode in (-signal.SIGKILL, 0), done.stderr
+        store = prepare(data, tokenizers, tmp_path / "store")
+        for name in ("source.ids", "target.offsets", "source.text", "target.places"):
+            assert (store.folder / name).read_bytes() == (wanted.folder / name).read_bytes()
+        assert not list((tmp_path / "store").glob("*.partial"))
+        for path in store.folder.iterdir():
+            path.unlink()
+
+
+def test_two_at_once_make_one_store(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
+    tokenizers.source.save(tmp_path / "x.model")
+    arguments = [data.model_dump_json(), str(tmp_path / "x.model"), str(tmp_path / "store"), "-1"]
+    running = [subprocess.Popen([sys.executable, "-c", KILLED, *arguments]) for _ in range(3)]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert len(prepare(data, tokenizers, tmp_path / "store")) == 30
+    assert not list((tmp_path / "store").glob("*.partial"))
+
+
+def test_rows_of_a_ragged_array() -> None:
+    ragged = Ragged.of([[1, 2, 3], [], [4]])
+    assert len(ragged) == 3 and ragged.lengths.tolist() == [3, 0, 1]
+    assert [ragged[row].tolist() for row in range(3)] == [[1, 2, 3], [], [4]]
+    taken = ragged.take(np.array([2, 0, 0, 1]))
+    assert [taken[row].tolist() for row in range(4)] == [[4], [1, 2, 3], [1, 2, 3], []]
+    ids, mask = taken.fill(9, extra=1)
+    assert ids.tolist() == [[4, 9, 9, 9], [1, 2, 3, 9], [1, 2, 3, 9], [9, 9, 9, 9]]
+    assert mask.tolist() == [[n < length for n in range(4)] for length in (1, 3, 3, 0)]
