@@ -133,9 +133,9 @@ def _refuse_strangers(folder: Path) -> None:
 def _counted(stream: Iterator[SyntheticPair], progress: Callable[[int], object] | None) -> Iterator[SyntheticPair]:
     """The pairs as they are, with every thousandth reported."""
     for done, pair in enumerate(stream, start=1):
-        yield pair
         if progress is not None and done % 1000 == 0:
             progress(done)
+        yield pair
 
 
 def _write_split(folder: Path, split: str, pairs: Iterator[SyntheticPair]) -> tuple[int, int]:
