@@ -20,8 +20,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from nmt.alignment.aligner import Aligner, Alignment, LinkRule
+    from nmt.checkpoint import Run
     from nmt.config import Recipe, load_recipe, parse_recipe
+    from nmt.data.tokenizer import Tokenizer, Tokenizers
+    from nmt.decoding.hypothesis import Hypothesis
+    from nmt.decoding.translator import Translation, Translator
     from nmt.errors import (
+        BudgetError,
         CheckpointError,
         ConfigError,
         DataError,
@@ -30,32 +36,73 @@ if TYPE_CHECKING:
         NmtError,
         TrainingError,
     )
+    from nmt.evaluation.metrics import Score, evaluate
+    from nmt.models import build
+    from nmt.models.seq2seq import Seq2Seq
+    from nmt.training.report import Reporter, SilentReporter
+    from nmt.training.session import Session, train
 
 _HOMES = {
+    "Aligner": "nmt.alignment.aligner",
+    "Alignment": "nmt.alignment.aligner",
+    "BudgetError": "nmt.errors",
     "CheckpointError": "nmt.errors",
     "ConfigError": "nmt.errors",
     "DataError": "nmt.errors",
     "DivergedError": "nmt.errors",
+    "Hypothesis": "nmt.decoding.hypothesis",
     "Interrupted": "nmt.errors",
+    "LinkRule": "nmt.alignment.aligner",
     "NmtError": "nmt.errors",
     "Recipe": "nmt.config",
+    "Reporter": "nmt.training.report",
+    "Run": "nmt.checkpoint",
+    "Score": "nmt.evaluation.metrics",
+    "Seq2Seq": "nmt.models.seq2seq",
+    "Session": "nmt.training.session",
+    "SilentReporter": "nmt.training.report",
+    "Tokenizer": "nmt.data.tokenizer",
+    "Tokenizers": "nmt.data.tokenizer",
     "TrainingError": "nmt.errors",
+    "Translation": "nmt.decoding.translator",
+    "Translator": "nmt.decoding.translator",
+    "build": "nmt.models",
+    "evaluate": "nmt.evaluation.metrics",
     "load_recipe": "nmt.config",
     "parse_recipe": "nmt.config",
+    "train": "nmt.training.session",
 }
 
 __all__ = [
+    "Aligner",
+    "Alignment",
+    "BudgetError",
     "CheckpointError",
     "ConfigError",
     "DataError",
     "DivergedError",
+    "Hypothesis",
     "Interrupted",
+    "LinkRule",
     "NmtError",
     "Recipe",
+    "Reporter",
+    "Run",
+    "Score",
+    "Seq2Seq",
+    "Session",
+    "SilentReporter",
+    "Tokenizer",
+    "Tokenizers",
     "TrainingError",
+    "Translation",
+    "Translator",
     "__version__",
+    "build",
+    "evaluate",
     "load_recipe",
     "parse_recipe",
+    "train",
 ]
 
 

@@ -71,7 +71,7 @@ def faults(path: Path, text: str) -> list[str]:
         if module.split(".")[0] != "nmt" or not in_library or room in ("", "__main__"):
             continue
         other = room_of(module)
-        if other not in ROOMS and not other.startswith("__"):
+        if other not in ROOMS and other and not other.startswith("__"):  # nmt itself has the version
             found.append(f"{where}: {module} is in no room")
         elif other in ROOMS and ROOMS.index(other) > ROOMS.index(room):
             found.append(f"{where}: {room} imports from {other}, which comes after it")
