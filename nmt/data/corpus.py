@@ -168,7 +168,7 @@ def _read_jsonl(corpus: JsonlCorpus) -> Iterator[Pair]:
             continue
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not JSON: {error}") from error
         yield Pair(_field(record, corpus.source, where), _field(record, corpus.target, where))
 

@@ -13,6 +13,7 @@ import functools
 import gzip
 import io
 import lzma
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -98,6 +99,8 @@ def count_lines(path: Path) -> int:
         status = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: is not a file; a corpus is read more than once, which pipes and folders cannot be")
     return _count_lines(path, status.st_size, status.st_mtime_ns)
 
 

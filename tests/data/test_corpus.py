@@ -106,6 +106,7 @@ def test_jsonl_with_dots_going_down(tmp_path: Path) -> None:
         ('["a", "b"]', r"a\.jsonl:2: there is no 'source'"),
         ('{"source": 5, "target": "b"}', r"a\.jsonl:2: 'source' is not text but 5"),
         ('{"source": "\\ud800", "target": "b"}', r"a\.jsonl:2: character 1 of 'source' is half of a surrogate pair"),
+        ("1" * 5_000, r"a\.jsonl:2: not JSON: "),
         ("[" * 100_000, r"a\.jsonl:2: not JSON: "),
     ],
 )

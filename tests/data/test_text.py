@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,12 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
             read(tmp_path / "nowhere")
     with pytest.raises(DataError, match="is a folder, not a file"):
         list(read_lines(tmp_path))
+
+
+def test_a_pipe_is_not_counted_which_would_empty_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: is not a file; a corpus is read more than once"):
+        count_lines(tmp_path / "pipe")
 
 
 def test_a_count_is_not_remembered_past_a_change(tmp_path: Path) -> None:
