@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_sentences_here_and_everywhere() -> None:
     assert digest(2) != FROZEN
 
 
-FROZEN = "d705e98d97f5f94de5f5c1362f09e1336b4f5aac8b276c5dbabe7f770efc84f5"
+FROZEN = "172af03e9dbcb8129aa216b4bf6f1d8519743c815c9970c558142a1bfd539d19"
 """Of the first thousand pairs of seed 1. It changes with the grammar only, and then the changelog says so."""
 
 
