@@ -1,0 +1,133 @@
+"""What the README and its neighbours say is so: commands run, links lead somewhere, the map is the territory.
+
+Every command of the README's ``sh`` blocks runs as it is written, in order, in one folder. The ``nmt`` it finds is the
+real one behind a few lines of shell that make the corpus and the training small, so that it takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md")
+
+SMALLER = """#!/bin/sh
+case $1 in
+    synth) set -- "$@" --pairs 200 --valid 4 --test 6 ;;
+    train) set -- "$@" --set tokenizer.vocabulary=500 --set training.max_steps=3 --set training.validate_every=3 \\
+        --set decoding.max_ratio=1 --set decoding.max_extra=2 ;;
+esac
+exec {nmt} "$@"
+"""
+
+
+def blocks(kind: str) -> list[str]:
+    """The fenced blocks of a kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a reader would be: a checkout's recipes, and ``nmt`` on the path."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    (folder / "bin").mkdir()
+    nmt = folder / "bin" / "nmt"
+    nmt.write_text(SMALLER.format(nmt=Path(sys.executable).with_name("nmt")))
+    nmt.chmod(0o755)
+    return folder
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(folder)}
+    environment.pop("PYTHONUNBUFFERED", None)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False
+    )
+
+
+def test_every_command_runs(folder: Path) -> None:
+    assert len(commands()) > 8
+    for command in commands():
+        done = run(folder, "bash", "-c", command)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert "nmt: error" not in done.stderr, f"{command}\n{done.stderr}"
+    assert (folder / "test.fr").read_text().count("\n") == 6
+    assert (folder / "attention.svg").stat().st_size > 1000
+    for block in blocks("python"):
+        done = run(folder, sys.executable, "-c", block)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+
+
+def test_every_verb_is_shown() -> None:
+    from nmt_cli.main import VERBS
+
+    shown = {match for command in [*commands(), README] for match in re.findall(r"\bnmt (\w+)", command)}
+    assert set(VERBS) - {"demo"} <= shown
+    assert "`make demo`" in README
+
+
+def test_make_has_every_target_that_is_named() -> None:
+    rules = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {target for page in PAGES for target in re.findall(r"\bmake (\w+)\b", (ROOT / page).read_text())}
+    assert {"demo", "test", "check"} <= named
+    assert {name for name in named if re.search(rf"`make {name}\b|^\$ make {name}\b", README, re.MULTILINE)} <= rules
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    assert [target for target in targets if not (ROOT / page).parent.joinpath(target.partition("#")[0]).exists()] == []
+
+
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = [name for name in re.findall(r"`((?:nmt|cli|tests)/[\w/.-]*)`", text)]
+    assert len(named) > 8
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    from nmt import errors
+
+    rows = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE) for code in row.split(",")}
+    ours = [getattr(errors, name) for name in errors.__all__]
+    assert {error.exit_code for error in ours} | {0, 130, 141, 143} == rows
+
+
+def tracked() -> set[str]:
+    """The files of the checkout, new ones too; where there is no git, as in an sdist, there is nothing to compare."""
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return {name for name in done.stdout.splitlines() if os.path.lexists(ROOT / name)}
+
+
+def test_the_map_has_every_file_and_no_other() -> None:
+    block = next(block for block in blocks("text") if "nmt/config.py" in block)
+    lines = [line.split(maxsplit=1) for line in block.splitlines() if line]
+    assert [line[0] for line in lines if len(line) < 2] == []
+    patterns = [line[0] for line in lines]
+    files = tracked() - {"README.md"}
+    assert [name for name in sorted(files) if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in files)] == []
