@@ -51,7 +51,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(folder)}
+    environment = {
+        **os.environ,
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(folder / "cache"),
+    }
     environment.pop("PYTHONUNBUFFERED", None)
     return subprocess.run(
         command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False
@@ -82,7 +86,9 @@ def test_every_verb_is_shown() -> None:
 
 def test_make_has_every_target_that_is_named() -> None:
     rules = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {target for page in PAGES for target in re.findall(r"\bmake (\w+)\b", (ROOT / page).read_text())}
+    named = {
+        target for page in PAGES for target in re.findall(r"\bmake (\w+)\b", (ROOT / page).read_text(encoding="utf-8"))
+    }
     assert {"demo", "test", "check"} <= named
     assert {name for name in named if re.search(rf"`make {name}\b|^\$ make {name}\b", README, re.MULTILINE)} <= rules
 
