@@ -1,7 +1,4 @@
-"""Beam search over any model, and greedy search by a road of its own.
-
-Search knows of a model only what :class:`Searchable` says: it encodes sources, its decoder takes one step, its logits
-say what comes next, and memories and states are reordered by ``select``. All families go through the same lines.
+"""Beam search over any model: all families go through the same lines.
 
 A hypothesis that ends does not leave its place in the beam unused: the N best unfinished ones always go on. A sentence
 is done at the first of
@@ -22,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, assert_never, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,56 +26,10 @@ from torch import Tensor
 
 from nmt.config import DecodingConfig
 from nmt.decoding.hypothesis import Hypothesis
+from nmt.decoding.search import Searchable, check_nbest, check_numbers, length_penalty, longest_target, wide
 from nmt.decoding.topk import top_k
-from nmt.errors import ConfigError, NmtError
-from nmt.models.interface import Decoder, Encoding
 
-__all__ = ["Searchable", "beam_search", "check_nbest", "greedy_search", "length_penalty", "longest_target"]
-
-
-@runtime_checkable
-class Searchable(Protocol):
-    """What search asks of a model; :class:`~nmt.models.seq2seq.Seq2Seq` is one."""
-
-    @property
-    def decoder(self) -> Decoder:
-        """The decoder whose features :meth:`logits` reads."""
-        ...
-
-    def encode(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
-        """What the encoder says of the sources."""
-        ...
-
-    def logits(self, features: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch V"]:
-        """Unnormalised log-probabilities of the next token; the tensor is new: search writes into it."""
-        ...
-
-
-def length_penalty(length: int, config: DecodingConfig) -> float:
-    """What the log-probability of ``length`` tokens, EOS counted, is divided by; it never falls with length."""
-    match config.length_penalty:
-        case "none":
-            return 1.0
-        case "average":
-            return float(length**config.alpha)
-        case "gnmt":
-            return float(((5 + length) / 6) ** config.alpha)
-    assert_never(config.length_penalty)
-
-
-def check_nbest(nbest: int, config: DecodingConfig) -> None:
-    """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses."""
-    if nbest > config.beam:
-        raise ConfigError(f"nbest {nbest} needs a beam of at least {nbest}, not {config.beam}: set --beam {nbest}")
-
-
-def longest_target(source_length: int, config: DecodingConfig, limit: int | None = None) -> int:
-    """The most target tokens, EOS counted, for a source of ``source_length`` tokens, its EOS counted.
-
-    ``limit`` is the longest target the model can write, if there is one.
-    """
-    longest = max(1, int(config.max_ratio * source_length + config.max_extra))
-    return longest if limit is None else min(longest, limit)
+__all__ = ["beam_search"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +114,7 @@ def beam_search(
     previous = source.new_full((len(source),), bos_id)
     for length in range(1, max(limits) + 1):
         step = model.decoder.step(previous, state, memory)
-        logits = _wide(model.logits(step.features))
+        logits = wide(model.logits(step.features))
         growth = _grow(beams, logits, length, never=never, eos_id=eos_id, beam=config.beam)
         if attention:
             looked.append(step.attention)
@@ -218,7 +168,7 @@ def _grow(
     logits.index_fill_(1, never, -torch.inf)
     values, tokens = top_k(logits, beam + 1)
     norm = _log_sum_exp_(logits.index_copy_(1, never, unused))
-    _check_numbers(norm, length)
+    check_numbers(norm, length)
     width = values.shape[1]
     closing = beams.log_probabilities + (eos - norm).view(count, places)
     values = (values - norm.unsqueeze(1)).view(count, places, width)
@@ -314,24 +264,10 @@ def _advance(
     return beams, rows.flatten(), kept
 
 
-def _wide(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-    """Logits in single precision at least."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def _log_sum_exp_(logits: Float[Tensor, "R V"]) -> Float[Tensor, " R"]:
     """log sum exp of each row, written over the row: at this size new memory costs more than the sum."""
     largest = logits.amax(dim=1)
     return logits.sub_(largest.unsqueeze(1)).exp_().sum(dim=1).log_().add_(largest)
-
-
-def _check_numbers(log_probabilities: Tensor, position: int) -> None:
-    """Refuse to search on among values that compare with nothing. One NaN or +inf logit makes its whole row NaN."""
-    if torch.isnan(log_probabilities).any():
-        raise NmtError(
-            f"the model's output is not a number at target token {position}: "
-            "its weights are damaged or its training diverged"
-        )
 
 
 def _is_identity(rows: Int[Tensor, " R"], count: int) -> bool:
@@ -352,62 +288,4 @@ def _best(ended: list[_Ended], looked: list[Tensor], nbest: int, source_length: 
             else None,
         )
         for one in ranked
-    ]
-
-
-@torch.inference_mode()
-def greedy_search(
-    model: Searchable,
-    source: Int[Tensor, "B S"],
-    mask: Bool[Tensor, "B S"],
-    *,
-    config: DecodingConfig,
-    bos_id: int,
-    eos_id: int,
-    forbidden: Sequence[int] = (),
-    attention: bool = False,
-    max_length: int | None = None,
-) -> list[list[Hypothesis]]:
-    """The likeliest next token, again and again: a beam of one, written down independently of :func:`beam_search`.
-
-    Takes and returns what :func:`beam_search` does, one hypothesis a source. Nothing is reordered and nothing leaves
-    the batch; sentences that have ended are merely ignored.
-    """
-    if len(source) == 0:
-        return []
-    lengths = [int(length) for length in mask.sum(dim=1)]
-    limits = [longest_target(length, config, max_length) for length in lengths]
-    tokens: list[list[int]] = [[] for _ in lengths]
-    totals = [0.0 for _ in lengths]
-    looked: list[list[Tensor]] = [[] for _ in lengths]
-    live = set(range(len(lengths)))
-    memory = model.decoder.remember(model.encode(source, mask))
-    state = model.decoder.start(memory)
-    previous = source.new_full((len(source),), bos_id)
-    while live:
-        step = model.decoder.step(previous, state, memory)
-        state = step.state
-        log_probabilities = _wide(model.logits(step.features)).log_softmax(dim=-1)
-        _check_numbers(log_probabilities, 1 + max(map(len, tokens)))
-        allowed = log_probabilities.clone()
-        allowed[:, [token for token in {bos_id, *forbidden} if token != eos_id]] = -torch.inf
-        previous = allowed.argmax(dim=-1)
-        for row in sorted(live):
-            token = eos_id if len(tokens[row]) + 1 == limits[row] else int(previous[row])
-            totals[row] += float(log_probabilities[row, token])
-            looked[row].append(step.attention[row, : lengths[row]])
-            if token == eos_id:
-                live.remove(row)
-            else:
-                tokens[row].append(token)
-    return [
-        [
-            Hypothesis(
-                tokens=tuple(written),
-                log_probability=total,
-                score=total / length_penalty(len(written) + 1, config),
-                attention=torch.stack(rows).cpu() if attention else None,
-            )
-        ]
-        for written, total, rows in zip(tokens, totals, looked, strict=True)
     ]

@@ -27,9 +27,10 @@ from nmt.checkpoint import Run
 from nmt.config import DecodingConfig
 from nmt.data.batching import pad
 from nmt.data.tokenizer import Tokenizers
-from nmt.decoding.beam import beam_search, check_nbest, length_penalty
+from nmt.decoding.beam import beam_search
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.scoring import evaluating
+from nmt.decoding.search import check_nbest, length_penalty
 from nmt.decoding.splitting import split_line
 from nmt.errors import ConfigError, NmtError
 from nmt.layers.positions import LearnedPositions

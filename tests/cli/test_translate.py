@@ -151,6 +151,14 @@ def test_links_stand_behind_the_text(
         assert (by_word.index(max(by_word)), 0) in links
 
 
+def test_links_are_those_of_nmt_align(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    source = write(tmp_path / "in", text_of(LINES))
+    assert main(["translate", str(run), "-i", source, "--align"]) == 0
+    links = [line.split(b" ||| ")[1] for line in capfdbinary.readouterr().out.split(b"\n")[:-1]]
+    assert main(["align", str(run), "--source", source]) == 0
+    assert capfdbinary.readouterr().out.split(b"\n")[:-1] == links
+
+
 def test_options_of_search(run: Path, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "in", text_of(LINES))
     greedy = Translator.load(run, device="cpu", beam=1, max_extra=9)

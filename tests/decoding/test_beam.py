@@ -11,8 +11,10 @@ from torch import Tensor
 
 from nmt.config import DecodingConfig
 from nmt.data.batching import pad
-from nmt.decoding.beam import beam_search, greedy_search, length_penalty, longest_target
+from nmt.decoding.beam import beam_search
+from nmt.decoding.greedy import greedy_search
 from nmt.decoding.hypothesis import Hypothesis
+from nmt.decoding.search import length_penalty, longest_target
 from nmt.errors import ConfigError, NmtError
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3

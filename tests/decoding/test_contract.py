@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nmt.config import DecodingConfig, ModelConfig
 from nmt.data.batching import collate, pad
-from nmt.decoding.beam import beam_search, greedy_search
+from nmt.decoding.beam import beam_search
+from nmt.decoding.greedy import greedy_search
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.scoring import evaluating, score, token_log_probabilities
 from nmt.models import Seq2Seq, build
