@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nmt
+from nmt import __version__
 from nmt.config import Recipe, load_recipe
 from nmt.data.tokenizer import Tokenizer, Tokenizers
 from nmt.errors import CheckpointError, ConfigError
@@ -196,7 +196,7 @@ class Run:
     def create(folder: Path, recipe: Recipe, tokenizers: Tokenizers) -> Run:
         """Begin a run: the folder and the files that stand in it from the first minute on."""
         files = {
-            "run.json": json_bytes({"format": FORMAT, "nmt": nmt.__version__}),
+            "run.json": json_bytes({"format": FORMAT, "nmt": __version__}),
             "recipe.toml": recipe.to_toml().encode(),
             "source.model": tokenizers.source.to_bytes(),
         }
@@ -227,7 +227,7 @@ class Run:
         if not isinstance(written.get("format"), int) or written["format"] > FORMAT:
             raise CheckpointError(
                 f"{folder}: a run of format {written.get('format')}, written by nmt {written.get('nmt')}; "
-                f"this nmt {nmt.__version__} reads up to {FORMAT}: install a newer one"
+                f"this nmt {__version__} reads up to {FORMAT}: install a newer one"
             )
         check_folder(folder)
         try:

@@ -1,0 +1,150 @@
+"""``nmt train`` as a user drives it: from a folder of text to a translator, stopped and gone on with, refused in a line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RECIPE = """
+[data]
+source = "en"
+target = "fr"
+[tokenizer]
+vocabulary = 330
+[model]
+embedding = 16
+encoder = { type = "gru", width = 16 }
+decoder = { type = "gru", width = 16 }
+[training]
+max_steps = 6
+batch_tokens = 512
+validate_every = 3
+save_every = 3
+log_every = 1
+learning_rate = 0.01
+precision = "float32"
+[decoding]
+beam = 1
+max_extra = 2
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, corpus: Path) -> Path:
+    """A working folder with a recipe and a corpus in it."""
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    shutil.copytree(corpus, tmp_path / "corpus")
+    return tmp_path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache"), "TERM": "dumb"}
+
+
+def nmt(folder: Path, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nmt", *arguments],
+        cwd=folder, env=environment(folder), input=text, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return nmt(folder, "train", "recipe.toml", "--data", "corpus", *arguments)
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_text_to_a_pipe(folder: Path) -> None:
+    """The run lies where it is said to, is quiet on stdout, and translates a line for a line."""
+    done = train(folder)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "training pairs: 120 of 120 kept" in done.stderr
+    assert "step 3: loss" in done.stderr and "step 6: loss" in done.stderr
+    assert "translate with: nmt translate runs/recipe" in done.stderr
+    assert "\r" not in done.stderr
+    shutil.rmtree(folder / "corpus")
+    shutil.rmtree(folder / "cache")
+    piped = nmt(folder, "translate", "runs/recipe", text="the cat sleeps .\n\nthe dog eats .\n")
+    assert piped.returncode == 0, piped.stderr
+    lines = piped.stdout.split("\n")
+    assert len(lines) == 4 and lines[1] == "" and lines[3] == ""
+
+    again = nmt(folder, "train", "recipe.toml", "--data", "corpus")
+    assert again.returncode == 2  # the corpus is gone
+    assert again.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_resume_goes_on(folder: Path) -> None:
+    long = ("--set", "training.max_steps=100000", "--set", "training.validate_every=100000")
+    command = [sys.executable, "-m", "nmt", "train", "recipe.toml", "--data", "corpus", "--out", "run", *long]
+    with subprocess.Popen(command, cwd=folder, env=environment(folder), stderr=subprocess.PIPE, text=True) as process:
+        log = folder / "run" / "log.jsonl"
+        patience = time.monotonic() + 100
+        while not (log.exists() and log.read_bytes().count(b"\n") >= 4):
+            assert process.poll() is None and time.monotonic() < patience
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "stopped by SIGTERM after step" in said and "--resume" in said
+    steps = log.read_bytes().count(b"\n")
+    newest = max((folder / "run" / "resume").iterdir(), key=lambda path: int(path.name.removeprefix("step-")))
+    assert newest.name == f"step-{steps}"
+
+    changed = train(folder, "--out", "run", "--resume", "--set", f"training.max_steps={steps + 2}")
+    assert changed.returncode == 2
+    assert f"training.max_steps: 100000 -> {steps + 2}" in changed.stderr
+    finished = train(folder, "--out", "run", "--resume", "--force", "--set", f"training.max_steps={steps + 2}")
+    assert finished.returncode == 0, finished.stderr
+    assert log.read_bytes().count(b'"train"') == steps + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("train", "nowhere.toml"), 2, "nowhere.toml: the recipe cannot be read"),
+        (("train", "recipe.toml"), 2, "the recipe has no data.train"),
+        (("train", "recipe.toml", "--data", "nowhere"), 2, "nowhere"),
+        (("train", "recipe.toml", "--data", "corpus", "--set", "training.max_stepz=3"), 2, "did you mean 'max_steps'?"),
+        (("train", "recipe.toml", "--data", "corpus", "--set", "data.target='de'"), 2, "the languages are en and de"),
+        (("train", "recipe.toml", "--data", "corpus", "--out", "corpus/train.en/run"), 1, "cannot be written"),
+        (("train", "recipe.toml", "--data", "corpus", "--resume"), 1, "there is no run to resume"),
+        (("train", "recipe.toml", "--data", "corpus", "--device", "abacus"), 2, "abacus"),
+        (("train", "recipe.toml", "--data", "corpus", "--set", "tokenizer.vocabulary=30000"), 2, "set it to"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_exit_code(
+    folder: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = nmt(folder, *arguments)
+    assert done.returncode == code, done.stderr
+    last = done.stderr.rstrip("\n").split("\n")[-1]
+    assert words in last
+    assert last.startswith("nmt: error: ")
+    assert "Traceback" not in done.stderr
+    assert not (folder / "runs" / "recipe" / "run.json").exists()
+
+
+def test_unequal_files_are_refused_with_both_numbers(folder: Path) -> None:
+    with (folder / "corpus" / "train.fr").open("a") as stream:
+        stream.write("une ligne de trop .\n")
+    done = train(folder)
+    assert done.returncode == 3
+    assert "120" in done.stderr and "121" in done.stderr
+
+
+def test_bytes_that_are_not_utf8_are_named_by_file_line_and_byte(folder: Path) -> None:
+    path = folder / "corpus" / "train.fr"
+    lines = path.read_bytes().split(b"\n")
+    lines[6] = b"le caf\xe9 dort ."
+    path.write_bytes(b"\n".join(lines))
+    done = train(folder)
+    assert done.returncode == 3
+    assert "train.fr:7" in done.stderr
