@@ -12,7 +12,8 @@ The code beside them knows no English and no French: :mod:`~nmt.data.grammar.lex
 tokens as text, and :class:`Grammar` here draws from the whole. Everything is worked out when the grammar is loaded, so
 that to draw a sentence is a few choices and some joining of lists.
 
-What is derived together is linked: the word in a slot to itself, marked literals to each other.
+What is derived together is linked: the word in a slot to itself, marked literals to each other. Words are drawn so that
+the first in a list come most often, as in any language.
 """
 
 from __future__ import annotations

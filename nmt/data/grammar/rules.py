@@ -142,14 +142,14 @@ def _productive(
             if all(has_forms(rule, slot) for slot in words):
                 alive.setdefault(symbol, []).append(rule)
                 needs[id(rule)] = [content for slot, content in rule.slots.items() if slot not in words]
-    count = 0
-    while count != (count := sum(map(len, alive.values()))):
+    while True:
         kept = {
             symbol: [rule for rule in alternatives if all(need in alive for need in needs[id(rule)])]
             for symbol, alternatives in alive.items()
         }
+        if sum(map(len, kept.values())) == sum(map(len, alive.values())):
+            return alive
         alive = {symbol: alternatives for symbol, alternatives in kept.items() if alternatives}
-    return alive
 
 
 def _reachable(rules: Mapping[str, list[Rule]], start: str) -> dict[str, list[Rule]]:
