@@ -1,4 +1,4 @@
-"""``nmt train`` as a user drives it: from a folder of text to a translator, stopped and gone on with, refused in a line."""
+"""``nmt train`` as a user drives it: from text to a translator, stopped and gone on with, refused in a line."""
 
 from __future__ import annotations
 
