@@ -88,6 +88,7 @@ class TerminalReporter:
 
     def stepped(self, report: StepReport, max_steps: int) -> None:
         """A step is done."""
+        self._steps.extra = f"loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s"
         self._steps(report.step, max_steps)
 
     def validated(self, report: ValidationReport) -> None:

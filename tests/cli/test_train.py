@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -148,3 +149,39 @@ def test_bytes_that_are_not_utf8_are_named_by_file_line_and_byte(folder: Path) -
     done = train(folder)
     assert done.returncode == 3
     assert "train.fr:7" in done.stderr
+
+
+def test_on_a_terminal_a_live_line_has_step_loss_rate_and_time_left(folder: Path) -> None:
+    """Through a pseudo-terminal, as a person sees it."""
+    import pty
+
+    parent, child = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "nmt",
+        "train",
+        "recipe.toml",
+        "--data",
+        "corpus",
+        "--set",
+        "training.max_steps=40",
+    ]
+    with subprocess.Popen(
+        command, cwd=folder, env={**environment(folder), "TERM": "xterm", "COLUMNS": "120"}, stderr=child
+    ) as process:
+        os.close(child)
+        seen = b""
+        while True:
+            try:
+                part = os.read(parent, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            seen += part
+    os.close(parent)
+    assert process.returncode == 0
+    live = [line for line in seen.decode().replace("\x1b[K", "").split("\r") if line.startswith("training ")]
+    whole = re.compile(r"training \d+/40 steps +\d+% +loss \d\.\d+ +[\d,]+ tokens/s .* \d+:\d\d left")
+    assert any(whole.search(line) for line in live), live
