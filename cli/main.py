@@ -157,6 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.error("standard output is closed: there is nowhere to write to")
         return 1
     console.take_over()
+    # Before torch is loaded: its threads are to sleep while they wait for each other. Spinning, the default, makes two
+    # threads many times slower than one as soon as anything else wants the processor.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     ending = _run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()
