@@ -290,6 +290,12 @@ class Run:
         write_folder(folder, files)
         return Checkpoint(folder, step, dict(scores))
 
+    def lacks_average(self) -> bool:
+        """Whether the recipe asks for an average of the best that has not been made yet."""
+        steps = [one for one in self.checkpoints() if one.step]
+        wanted = self.recipe.training.average > 1 and len(steps) > 1
+        return wanted and not (self.folder / "models" / "average").exists()
+
     def keep_best(self, count: int) -> None:
         """Remove all ``models/step-N`` but the ``count`` best."""
         steps = [one for one in self.checkpoints() if one.step]

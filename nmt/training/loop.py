@@ -124,15 +124,13 @@ class Trainer:
     def _begin(self) -> None:
         self.state.model.train()
         self._stream = self._endless()
-        self._clock = time.monotonic()
+        self._clock, self._cpu_clock = time.monotonic(), time.process_time()
 
     def _tell(self, loss: float, tokens: int, norm: float) -> None:
         """Add the step to the interval; report it, and log the interval where it ends."""
         position, interval = self.state.position, self.state.interval
-        seconds = self._lap()
+        interval.seconds += self._lap()
         position.tokens += tokens
-        position.seconds += seconds
-        interval.seconds += seconds
         interval.steps += 1
         interval.tokens += tokens
         if math.isfinite(loss) and math.isfinite(norm):
@@ -147,6 +145,7 @@ class Trainer:
             tokens=position.tokens,
             tokens_per_second=interval.tokens / max(interval.seconds, 1e-9),
             seconds=position.seconds,
+            cpu_seconds=position.cpu_seconds,
             skipped=position.skipped,
         )
         self.reporter.stepped(report, self.config.max_steps)
@@ -155,9 +154,12 @@ class Trainer:
             self.state.interval = Interval()
 
     def _lap(self) -> float:
-        """Seconds since the last lap."""
-        before, self._clock = self._clock, time.monotonic()
-        return self._clock - before
+        """Seconds since the last lap, added to the run's time as the processor's are."""
+        position, seconds, cpu_seconds = self.state.position, self._clock, self._cpu_clock
+        self._clock, self._cpu_clock = time.monotonic(), time.process_time()
+        position.seconds += self._clock - seconds
+        position.cpu_seconds += self._cpu_clock - cpu_seconds
+        return self._clock - seconds
 
     def _validate(self) -> None:
         """Score the model, keep it where it is among the best, hear what the schedule makes of it."""
@@ -180,7 +182,7 @@ class Trainer:
         self.reporter.validated(report)
         draw_curves(read_log(self.run.folder), self.run.folder / "curves.svg")
         position.validated = position.step
-        position.seconds += self._lap()  # the run's time, but not the time that tokens a second are counted by
+        self._lap()  # tokens a second are counted without validations
 
     # ----------------------------------------------------------------------------------------------------- its end
 
@@ -200,15 +202,21 @@ class Trainer:
         """Validate the last step and the average of the best, and leave a checkpoint to go on from."""
         if self.state.position.validated != self.state.position.step:
             self._validate()
-        self._save()
         candidates = self.run.checkpoints()[: self.config.average]
         if len(candidates) > 1:
             averaged: Seq2Seq = average(self.run, candidates).to(self.device)
             scores = self.validator(averaged, self.device, self.dtype)
             self.run.save_model(averaged, 0, scores.by_metric(), name="average")
+            self._lap()
             self.reporter.note(
                 f"the average of the best {len(candidates)}: BLEU {scores.bleu:.2f}, perplexity {scores.perplexity:.2f}"
             )
+        self._save()
+        position = self.state.position
+        self.reporter.note(
+            f"{position.step} steps, {position.tokens:,} target tokens in {position.seconds / 60:.1f} minutes "
+            f"({position.cpu_seconds / 60:.1f} minutes of processor time)"
+        )
         return self.run.best()
 
 

@@ -18,7 +18,10 @@ __all__ = ["Log", "Reporter", "SilentReporter", "StepReport", "ValidationReport"
 
 @dataclass(frozen=True)
 class StepReport:
-    """The figures of the steps since the last report. Losses are nats a target token, times are seconds."""
+    """The figures of the steps since the last report. Losses are nats a target token, times are seconds.
+
+    ``seconds`` is the whole run's time so far, validations counted, and ``cpu_seconds`` what its processors worked.
+    """
 
     step: int
     epoch: int
@@ -28,6 +31,7 @@ class StepReport:
     tokens: int
     tokens_per_second: float
     seconds: float
+    cpu_seconds: float
     skipped: int
 
 

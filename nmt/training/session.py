@@ -68,7 +68,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
             log_size, complaints = state.load(run.folder)
             for complaint in complaints:
                 reporter.warn(f"{complaint}; going on from the one before")
-            if state.position.step >= training.max_steps:
+            if state.position.step >= training.max_steps and not run.lacks_average():
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
         store = prepare(recipe.data, run.tokenizers, session.store or store_folder(), progress=reporter.prepared)

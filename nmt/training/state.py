@@ -56,6 +56,7 @@ class Position:
     tokens: int = 0
     skipped: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     validated: int = 0
     best_step: int = 0
     best_score: float | None = None

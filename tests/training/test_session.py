@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -290,6 +291,16 @@ def test_resuming_a_finished_run_says_so(corpus: Path, tmp_path: Path) -> None:
     train(recipe(corpus), session(tmp_path / "run", resume=True), told)
     assert any("this run is finished: 12 steps are done" in note for note in told.notes)
     assert fingerprint(tmp_path / "run") == before
+
+
+def test_a_run_that_died_before_its_average_was_made_makes_it_when_resumed(corpus: Path, tmp_path: Path) -> None:
+    wanted = recipe(corpus, "gru", "gru", "training.average=2", "training.validate_every=3")
+    train(wanted, session(tmp_path / "run"), Recorder())
+    average = tmp_path / "run" / "models" / "average"
+    before = (average / "weights.safetensors").read_bytes()
+    shutil.rmtree(average)
+    train(wanted, session(tmp_path / "run", resume=True), Recorder())
+    assert (average / "weights.safetensors").read_bytes() == before
 
 
 def test_resuming_with_another_recipe_names_the_differences_and_force_goes_on(corpus: Path, tmp_path: Path) -> None:
