@@ -45,7 +45,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What came of one family on ``sentences`` unseen sentences. ``alignment`` is the forced attention's word links against the gold links."""
+    """What came of one family on ``sentences`` unseen sentences.
+
+    ``alignment`` is the forced attention's word links against the gold links.
+    """
 
     family: Family
     run: Path

@@ -30,8 +30,8 @@ def greedy_search(
 ) -> list[list[Hypothesis]]:
     """The likeliest next token, again and again.
 
-    Takes and returns what :func:`~nmt.decoding.beam.beam_search` does, one hypothesis a source. Nothing is reordered and nothing leaves
-    the batch; sentences that have ended are merely ignored.
+    Takes and returns what :func:`~nmt.decoding.beam.beam_search` does, one hypothesis a source. Nothing is reordered
+    and nothing leaves the batch; sentences that have ended are merely ignored.
     """
     if len(source) == 0:
         return []
