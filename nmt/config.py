@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from nmt.errors import ConfigError
 
@@ -53,13 +62,29 @@ __all__ = [
     "parse_recipe",
 ]
 
+LARGEST = 2**31 - 1
+"""The largest whole number that a recipe may have."""
+
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Frozen(BaseModel):
-    """A part of the recipe: unknown keys are refused, values cannot be changed."""
+    """A part of the recipe: unknown keys are refused, values cannot be changed.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    Numbers are finite and, but for the seed, at most :data:`LARGEST`, past which libraries overflow; no text has a null
+    character, which no path can have.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _sane(cls, value: Any, field: ValidationInfo) -> Any:
+        if isinstance(value, int) and value > LARGEST and field.field_name != "seed":
+            raise ValueError(f"a number larger than {LARGEST}")
+        if isinstance(value, (str, Path)) and "\0" in str(value):
+            raise ValueError("text with a null character")
+        return value
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -98,7 +123,7 @@ class DatasetsCorpus(Frozen):
     """Anything that ``datasets.load_dataset`` loads: a hub id, or a folder of parquet, arrow, csv or json files."""
 
     format: Literal["datasets"]
-    dataset: str
+    dataset: str = Field(min_length=1)
     name: str | None = None
     split: str = "train"
     source: str
@@ -158,7 +183,7 @@ class TokenizerConfig(Frozen):
     """
 
     type: Literal["bpe", "unigram"] = "bpe"
-    vocabulary: int = Field(default=8000, ge=32)
+    vocabulary: int = Field(default=8000, ge=32, le=1_000_000)
     joint: bool = True
     byte_fallback: bool = True
     character_coverage: float = Field(default=1.0, gt=0.0, le=1.0)
@@ -409,7 +434,7 @@ class TrainingConfig(Frozen):
     ``tensorboard`` writes the figures of ``log.jsonl`` as TensorBoard events too.
     """
 
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     max_steps: int = Field(default=20000, ge=1)
     batch_tokens: int = Field(default=4096, ge=1)
     accumulate: int = Field(default=1, ge=1)
@@ -454,8 +479,8 @@ class DecodingConfig(Frozen):
 
     beam: int = Field(default=5, ge=1)
     length_penalty: Literal["none", "average", "gnmt"] = "average"
-    alpha: float = Field(default=1.0, ge=0.0)
-    max_ratio: float = Field(default=2.0, gt=0.0)
+    alpha: float = Field(default=1.0, ge=0.0, le=10.0)
+    max_ratio: float = Field(default=2.0, gt=0.0, le=1000.0)
     max_extra: int = Field(default=20, ge=0)
     batch_size: int = Field(default=64, ge=1)
 
@@ -489,7 +514,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises ConfigError for a file that cannot be read, is not TOML, or says something that a recipe cannot say.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{path}: the recipe cannot be read: {reason}") from error
@@ -500,7 +525,7 @@ def parse_recipe(text: str, *, name: str = "recipe", overrides: Sequence[str] = 
     """The recipe written in ``text``; ``name`` stands for it in messages. Raises ConfigError as load_recipe does."""
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except _NOT_TOML as error:
         raise ConfigError(f"{name}: not TOML: {error}") from error
     for override in overrides:
         _apply(raw, override)
@@ -511,6 +536,10 @@ def parse_recipe(text: str, *, name: str = "recipe", overrides: Sequence[str] = 
         raise ConfigError(f"{name}: " + "; ".join(faults)) from error
 
 
+_NOT_TOML = (ValueError, RecursionError)
+"""What tomllib raises: its own error is a ValueError, and so is that of a number with thousands of digits."""
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
     """Put one ``a.b.c=value`` into ``raw``; the value is TOML where it parses as TOML, a plain string where not."""
     key, equals, text = override.partition("=")
@@ -519,7 +548,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write it as part.key=value, such as training.max_steps=100")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except _NOT_TOML:
         value = text.strip()
     table = raw
     for part in parts[:-1]:
@@ -568,8 +597,10 @@ def _suggest(location: Sequence[str]) -> str:
     if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
         return f", did you mean {close[0]!r}?"
     for key in known:
-        if key.rpartition(".")[2] == name:
-            return f", did you mean {_key(key.split('.'))!r}?"
+        parts = key.split(".")
+        if parts[-1] == name:
+            here = _key(parts) == _key(location)  # in another branch of the union
+            return f": it belongs to {parts[-2]!r}" if here else f", did you mean {_key(parts)!r}?"
     return f"; known here: {', '.join(sorted(names))}" if names else ""
 
 

@@ -30,7 +30,7 @@ def config(
         typer.echo(loaded.model_dump_json(indent=2))
         return
     by_variable = str(context.get_parameter_source("set_")).endswith("ENVIRONMENT")
-    origins = dict.fromkeys(_keys(tomllib.loads(recipe.read_text(encoding="utf-8"))), str(recipe))
+    origins = dict.fromkeys(_keys(tomllib.loads(recipe.read_text(encoding="utf-8-sig"))), str(recipe))
     for override in overrides:
         origins |= dict.fromkeys(_keys(_parsed(override)), "NMT_SET" if by_variable else "--set")
     for line in _lines(loaded.model_dump(mode="json", exclude_none=True), origins):
@@ -84,7 +84,7 @@ def _parsed(override: str) -> dict[str, Any]:
     key, _, text = override.partition("=")
     try:
         return {key.strip(): tomllib.loads(f"value = {text}")["value"]}
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return {key.strip(): text}
 
 

@@ -88,3 +88,9 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     captured = capsys.readouterr()
     line = f"nmt: error: {path}: training.max_stepz: unknown key, did you mean 'max_steps'?\n"
     assert (captured.out, captured.err) == ("", line)
+
+
+def test_a_recipe_of_a_windows_editor_is_shown_too(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_bytes(b"\xef\xbb\xbf" + recipe.read_bytes().replace(b"\n", b"\r\n"))
+    assert main(["config", str(recipe)]) == 0
+    assert parse_recipe(capsys.readouterr().out) == load_recipe(recipe)
