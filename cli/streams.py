@@ -8,14 +8,14 @@ business.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nmt.errors import NmtError
+from nmt.errors import ConfigError, NmtError
 from nmt_cli import console
 
 if TYPE_CHECKING:
@@ -58,10 +58,15 @@ def greet() -> None:
 
 
 @contextmanager
-def output_lines(path: Path) -> Iterator[LineWriter]:
-    """A writer of lines to a file, compressed as its ending says, or to stdout."""
+def output_lines(path: Path, *, inputs: Sequence[Path] = ()) -> Iterator[LineWriter]:
+    """A writer of lines to a file, compressed as its ending says, or to stdout.
+
+    Raises ConfigError where the file is one of ``inputs``, which would be emptied before it is read.
+    """
     from nmt.data.text import LineWriter
 
+    if path.is_file() and any(one.exists() and one.samefile(path) for one in inputs if one != STANDARD):
+        raise ConfigError(f"{path}: is read and written at once: name another file for the output")
     writer = LineWriter.open(path)
     try:
         yield writer

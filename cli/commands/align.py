@@ -84,7 +84,7 @@ def align(
     beam: Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept in search; 1 is greedy.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 is all.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")] = 0,
     on_bad_bytes: OnBadBytes = "error",
 ) -> None:
     """Print, for each sentence pair, which words the model's attention links.
@@ -125,8 +125,9 @@ def align(
     linked = aligner.link(watched, texts.target, rule=rule, reverse=backward)
     with ExitStack() as files:
         silent = (json or gold is not None) and output == STANDARD
-        links = None if silent else files.enter_context(output_lines(output))
-        own = None if translations is None else files.enter_context(output_lines(translations))
+        read = [path for path in (source, target, gold) if path is not None]
+        links = None if silent else files.enter_context(output_lines(output, inputs=read))
+        own = None if translations is None else files.enter_context(output_lines(translations, inputs=[*read, output]))
         for number, answer, one in zip(texts.numbers or count(1), texts.gold or repeat(None), linked, strict=False):
             rendered = report.add(one, answer)
             if links is not None:

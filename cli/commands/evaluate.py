@@ -74,7 +74,7 @@ def evaluate(
     max_extra: Annotated[int | None, typer.Option("--max-extra", min=0, help="and so many more.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 is all.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")] = 0,
     on_bad_bytes: OnBadBytes = "error",
 ) -> None:
     """Print BLEU, chrF2, chrF++ and TER with their signatures.

@@ -34,7 +34,9 @@ def train(
         list[Path] | None,
         typer.Argument(metavar="FILE", help="Text, a sentence a line; standard input by default."),
     ] = None,
-    vocabulary: Annotated[int, typer.Option("--vocabulary", metavar="N", min=32, help="How many pieces.")] = 8000,
+    vocabulary: Annotated[
+        int, typer.Option("--vocabulary", metavar="N", min=32, max=1_000_000, help="How many pieces.")
+    ] = 8000,
     type_: Annotated[Literal["bpe", "unigram"], typer.Option("--type", help="How pieces are chosen.")] = "bpe",
     byte_fallback: Annotated[
         bool, typer.Option(help="Spell characters that the vocabulary lacks in bytes, so that nothing is unknown.")
@@ -87,7 +89,7 @@ def encode(
     from nmt.data.tokenizer import Tokenizer, find_model
 
     tokenizer = Tokenizer.load(find_model(model, side))
-    with output_lines(output) as writer:
+    with output_lines(output, inputs=[input]) as writer:
         for number, line in enumerate(input_lines(input, on_bad_bytes=on_bad_bytes)):
             found = tokenizer.sample(line, sampling, seed + number)
             writer.write(" ".join(map(str, found) if ids else tokenizer.pieces(found)))
@@ -107,6 +109,6 @@ def decode(
 
     tokenizer = Tokenizer.load(find_model(model, side))
     name = "stdin" if input == STANDARD else str(input)
-    with output_lines(output) as writer:
+    with output_lines(output, inputs=[input]) as writer:
         for number, line in enumerate(input_lines(input, on_bad_bytes=on_bad_bytes), 1):
             writer.write(tokenizer.join(line.split(" "), numbers=ids, where=f"{name}:{number}"))

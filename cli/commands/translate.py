@@ -39,7 +39,7 @@ def translate(
     max_extra: Annotated[int | None, typer.Option("--max-extra", min=0, help="and so many more.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 is all.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")] = 0,
     on_bad_bytes: OnBadBytes = "error",
 ) -> None:
     """Translate text, one sentence a line: a line in gives a line out, in order, as soon as it is ready.
@@ -66,7 +66,7 @@ def translate(
     done = 0
     with (
         WholeLines() as lines,
-        output_lines(output) as writer,
+        output_lines(output, inputs=[input]) as writer,
         console.Progress("translating", unit="lines") as progress,
     ):
         for window in input_windows(input, translator.window, on_bad_bytes=on_bad_bytes):

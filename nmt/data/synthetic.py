@@ -37,6 +37,9 @@ __all__ = ["CorpusSummary", "SyntheticPair", "draw", "write_corpus"]
 
 ENDINGS = ("en", "fr", "align")
 SPLITS = ("train", "valid", "test")
+
+#: Pairs of a split at most: all of them are remembered, so that none is drawn twice.
+MOST = 100_000_000
 SHORTEST, LONGEST = 3, 40
 UNFINISHED = ".unfinished"
 
@@ -90,6 +93,8 @@ def write_corpus(
     for name, value, least in (("pairs", pairs, 1), ("valid", valid, 1), ("test", test, 1), ("seed", seed, 0)):
         if value < least:
             raise ConfigError(f"{name} {value}: give {least} or more")
+    if max(pairs, valid, test) > MOST:
+        raise ConfigError(f"more than {MOST:,} pairs are more than the grammar is made for")
     _refuse_strangers(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {"test": test, "valid": valid, "train": pairs}

@@ -174,10 +174,10 @@ class Tokenizer:
         for word in filter(None, written):
             if not numbers:
                 ids.append(self._processor.piece_to_id(word))
-            elif word.isascii() and word.isdigit() and int(word) < len(self):
+            elif word.isascii() and word.isdigit() and len(word) < 20 and int(word) < len(self):
                 ids.append(int(word))
             else:
-                raise DataError(f"{where}: {word!r} is no id of this vocabulary of {len(self)}")
+                raise DataError(f"{where}: {word[:20]!r} is no id of this vocabulary of {len(self)}")
         return self.decode(ids)
 
     def words(self, ids: Sequence[int]) -> list[int]:

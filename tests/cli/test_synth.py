@@ -55,6 +55,7 @@ def test_defaults_are_500_to_validate_and_to_test_on(tmp_path: Path) -> None:
         (["--pairs", "10"], "Missing option '--out'"),
         (["--pairs", "0", "--out", "new"], "pairs 0: give 1 or more"),
         (["--seed", "-1", "--out", "new"], "seed -1: give 0 or more"),
+        (["--pairs", "9" * 30, "--out", "new"], "more than 100,000,000 pairs are more than the grammar is made for"),
         (["--pairs", "many", "--out", "new"], "should be a valid integer"),
         (["--out", "."], "holds 'mine.txt', which is no part of a corpus"),
     ],

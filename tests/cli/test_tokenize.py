@@ -76,6 +76,7 @@ def test_a_run_folder_has_its_tokenizer(untrained_run: Path) -> None:
         (["encode", "MODEL"], b"a\n\xff\n", 3, "stdin:2: byte 1 is not UTF-8: 0xff"),
         (["decode", "MODEL", "--ids"], b"5\n6 x\n", 3, "stdin:2: 'x' is no id of this vocabulary of 330"),
         (["decode", "MODEL", "--ids"], b"330\n", 3, "stdin:1: '330' is no id"),
+        (["decode", "MODEL", "--ids"], b"9" * 5000, 3, "stdin:1: '99999999999999999999' is no id"),
         (["train", "-o", "OUT"], b"too short\n", 2, "8000 pieces are more than this text can give; set it to "),
         (["train", "-o", "OUT"], b"\n\n", 3, "there is no text to train a tokenizer on: every line is blank"),
         (["train", "-o", "OUT", "nowhere.txt"], b"", 3, "nowhere.txt: cannot be read: No such file"),

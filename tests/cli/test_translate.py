@@ -196,6 +196,14 @@ def test_long_lines_are_said_and_counted(
         (["--device", "abacus"], 2, "device 'abacus' cannot be used"),
         (["-i", "missing.txt"], 3, "missing.txt: cannot be read: No such file or directory"),
         (["-i", "."], 3, ".: is a folder, not a file"),
+        (["-o", "in"], 2, "in: is read and written at once: name another file for the output"),
+        (["--device", "meta"], 2, "device 'meta' cannot be used"),
+        (["--threads", "100000000"], 2, "Invalid value for '--threads'"),
+        (
+            ["--max-extra", "99999999999999999999"],
+            2,
+            "decoding.max_extra: Value error, a number larger than 2147483647",
+        ),
         (["-o", "missing/out.txt"], 1, "missing/out.txt: cannot be written: No such file or directory"),
     ],
 )
@@ -216,6 +224,13 @@ def test_mistakes_are_one_line(
     assert captured.err.decode().startswith("nmt: error: ")
     assert words in captured.err.decode()
     assert captured.err.count(b"\n") == 1
+
+
+def test_a_file_is_not_emptied_before_it_is_read(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    write(tmp_path / "in", text_of(LINES))
+    (tmp_path / "other").symlink_to("in")
+    assert main(["translate", str(run), "-i", str(tmp_path / "in"), "-o", str(tmp_path / "other")]) == 2
+    assert (tmp_path / "in").read_bytes() == text_of(LINES)
 
 
 def test_a_run_that_is_not_there(tmp_path: Path, capfdbinary: Capture) -> None:
