@@ -28,7 +28,7 @@ import typer.main
 from typer.exceptions import TyperException
 
 import nmt
-from nmt.errors import NmtError
+from nmt.errors import NmtError, is_out_of_memory
 from nmt_cli import console
 
 __all__ = ["VERBS", "app", "main"]
@@ -47,6 +47,10 @@ VERBS = {
 
 PIPE_CLOSED = 128 + 13
 """The exit code where the reader of the output left: that of a program ended by SIGPIPE."""
+
+OUT_OF_MEMORY = (
+    "out of memory: take smaller batches (training.batch_tokens, --batch-size), a smaller model, shorter lines"
+)
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
@@ -205,9 +209,16 @@ def _run(arguments: Sequence[str]) -> Ending:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return Ending(1, f"{where}{error.strerror or error}", error)
+    except (MemoryError, RuntimeError) as error:
+        return Ending(1, OUT_OF_MEMORY, error) if is_out_of_memory(error) else _unforeseen(error)
     except Exception as error:
-        kind = type(error).__name__
-        return Ending(1, f"unexpected {kind}: {error} (please report it; --debug shows the traceback)", error)
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> Ending:
+    """The ending of a command that met what nobody thought of."""
+    kind = type(error).__name__
+    return Ending(1, f"unexpected {kind}: {error} (please report it; --debug shows the traceback)", error)
 
 
 def _usage(error: TyperException) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "Interrupted",
     "NmtError",
     "TrainingError",
+    "is_out_of_memory",
 ]
 
 
@@ -32,6 +33,15 @@ class NmtError(Exception):
     """A known failure: the command line prints its message on one line and ends with ``exit_code``."""
 
     exit_code: int = 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice; torch has a class for that on a GPU and only words on the CPU."""
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or any(phrase in str(error).lower() for phrase in words))
+    )
 
 
 class ConfigError(NmtError):

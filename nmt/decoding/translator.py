@@ -32,7 +32,7 @@ from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.scoring import evaluating
 from nmt.decoding.search import check_nbest, length_penalty
 from nmt.decoding.splitting import split_line
-from nmt.errors import ConfigError, NmtError
+from nmt.errors import ConfigError, NmtError, is_out_of_memory
 from nmt.layers.positions import LearnedPositions
 from nmt.models.seq2seq import Seq2Seq
 
@@ -232,7 +232,7 @@ class Translator:
                 max_length=self.longest_target,
             )
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if len(parts) == 1:
             raise NmtError(
@@ -316,21 +316,13 @@ def _limit(part: Any) -> int | None:
     return min(learned, default=None)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice; torch has a class for that on a GPU and only words on the CPU."""
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        phrase in str(error).lower() for phrase in words
-    )
-
-
 def pick_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is the GPU where there is one. Raises ConfigError where there is none such."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a device that holds no numbers, such as meta, is none
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device

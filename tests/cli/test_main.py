@@ -152,6 +152,23 @@ def test_how_an_exception_ends_the_command(raised: str, code: int) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "raised", ["MemoryError()", 'RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried")']
+)
+def test_memory_that_does_not_suffice_says_what_to_make_smaller(raised: str) -> None:
+    program = (
+        "import sys, nmt_cli.main as m, nmt.config as c\n"
+        f"def broken(*_): raise {raised}\n"
+        "c.load_recipe = broken\n"
+        "sys.exit(m.main(['config', 'x.toml']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "nmt: error: out of memory: take smaller batches (training.batch_tokens, --batch-size)"
+    )
+
+
 def test_a_closed_pipe_is_silent() -> None:
     done = shell("nmt --help | true; echo ${PIPESTATUS[0]}")
     assert (done.stdout, done.stderr) in (("141\n", ""), ("0\n", ""))  # 0 where the reader left too late
