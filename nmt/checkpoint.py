@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -46,6 +47,8 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 
+_log = logging.getLogger(__name__)
+
 
 # ----------------------------------------------------------------------------------------------------- folders of files
 
@@ -53,18 +56,21 @@ MANIFEST = "manifest.json"
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write ``files`` and their manifest as ``folder``, atomically; an older folder of that name is replaced.
 
+    What a process that was killed while writing left beside it is removed: one process writes at a time.
     Raises CheckpointError, the older folder still in place and no temporary one left, where the disk is full or the
     folder cannot be written.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent, "tmp")
         temporary.mkdir()
         for name, content in {**files, MANIFEST: _manifest(files)}.items():
             _write_flushed(temporary / name, content)
         _flush_folder(temporary)
         _swap(temporary, folder)
         _flush_folder(folder.parent)
+        _sweep(folder.parent, "old")
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         needed = sum(map(len, files.values()))
@@ -76,6 +82,10 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 def check_folder(folder: Path) -> None:
     """Raise CheckpointError unless every file that the manifest names is there, of its size and its SHA-256."""
     manifest = read_json(folder / MANIFEST)
+    if not manifest or not all(
+        isinstance(expected, dict) and {"bytes", "sha256"} <= expected.keys() for expected in manifest.values()
+    ):
+        raise CheckpointError(f"{folder / MANIFEST}: damaged: it does not list sizes and SHA-256 of files")
     for name, expected in manifest.items():
         path = folder / name
         try:
@@ -96,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged: not JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: damaged: not a JSON object")
@@ -160,6 +170,12 @@ def _swap(temporary: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _sweep(parent: Path, ending: str) -> None:
+    """Remove the temporary folders of that ending."""
+    for left in parent.glob(f".*.{ending}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _free_bytes(folder: Path) -> int | None:
     try:
         return shutil.disk_usage(folder).free
@@ -195,6 +211,13 @@ class Run:
     @staticmethod
     def create(folder: Path, recipe: Recipe, tokenizers: Tokenizers) -> Run:
         """Begin a run: the folder and the files that stand in it from the first minute on."""
+        run = Run(folder, recipe, tokenizers)
+        run.write()
+        return run
+
+    def write(self) -> None:
+        """Write recipe and tokenizers. Raises CheckpointError where the folder cannot be written."""
+        folder, recipe, tokenizers = self.folder, self.recipe, self.tokenizers
         files = {
             "run.json": json_bytes({"format": FORMAT, "nmt": __version__}),
             "recipe.toml": recipe.to_toml().encode(),
@@ -204,13 +227,14 @@ class Run:
             files["target.model"] = tokenizers.target.to_bytes()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if tokenizers.joint:
+                (folder / "target.model").unlink(missing_ok=True)  # of a run that was never begun in earnest
             for name, content in files.items():
                 _write_flushed(folder / name, content)
             _write_flushed(folder / MANIFEST, _manifest(files))
             _flush_folder(folder)
         except OSError as error:
             raise CheckpointError(f"{folder}: the run folder cannot be written: {error.strerror}") from error
-        return Run(folder, recipe, tokenizers)
 
     @staticmethod
     def open(folder: Path) -> Run:
@@ -239,13 +263,16 @@ class Run:
         return Run(folder, recipe, Tokenizers(source, target))
 
     def checkpoints(self) -> list[Checkpoint]:
-        """The models in the folder, best validation first by the recipe's metric."""
+        """The models in the folder, best validation first by the recipe's metric; one without scores is left out."""
         found = []
         for scores in (self.folder / "models").glob("*/scores.json"):
             if scores.parent.name.startswith("."):
                 continue
-            content = read_json(scores)
-            found.append(Checkpoint(scores.parent, int(content["step"]), dict(content["scores"])))
+            try:
+                content = read_json(scores)
+                found.append(Checkpoint(scores.parent, int(content["step"]), dict(content["scores"])))
+            except (CheckpointError, KeyError, TypeError, ValueError) as error:
+                _log.warning("%s is left out: its scores.json is damaged (%s)", scores.parent, error)
         metric = self.recipe.training.metric
         return sorted(found, key=lambda one: (goodness(metric, one.scores), one.step), reverse=True)
 

@@ -183,6 +183,34 @@ def test_whenever_writing_fails_the_old_folder_stays_and_no_temporary_one(
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
 
 
+def test_what_a_killed_process_left_is_in_nobody_s_way(tmp_path: Path) -> None:
+    """In a container every process may have the same number, and so the same temporary name."""
+    for left in (f".step-1.{os.getpid()}.tmp", ".step-7.99.tmp", ".step-1.99.old"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "weights").write_bytes(b"half")
+    write_folder(tmp_path / "step-1", FILES)
+    check_folder(tmp_path / "step-1")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+@pytest.mark.parametrize("content", ["{}", '{"a.bin": 7}', '{"a.bin": {"bytes": 3}}', "[" * 100_000])
+def test_a_manifest_that_lists_nothing_vouches_for_nothing(tmp_path: Path, content: str) -> None:
+    write_folder(tmp_path / "step-1", FILES)
+    (tmp_path / "step-1" / "manifest.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: damaged: "):
+        check_folder(tmp_path / "step-1")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"step": "x", "scores": {}}', '{"step": 1, "scores": 5}'])
+def test_a_model_with_damaged_scores_is_named_and_left_out(
+    run: Run, content: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint._log.parent, "propagate", True)
+    (run.folder / "models" / "step-10" / "scores.json").write_text(content)
+    assert run.best().name == "step-20"
+    assert "step-10 is left out: its scores.json is damaged" in caplog.text
+
+
 def test_the_newest_whole_checkpoint_is_used_and_the_damaged_one_named(tmp_path: Path) -> None:
     for step in (8, 9, 10):
         write_folder(tmp_path / f"step-{step}", FILES)
