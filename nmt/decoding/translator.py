@@ -33,7 +33,7 @@ from nmt.decoding.scoring import evaluating
 from nmt.decoding.search import check_nbest, length_penalty
 from nmt.decoding.splitting import split_line
 from nmt.errors import ConfigError, NmtError, is_out_of_memory
-from nmt.layers.positions import LearnedPositions
+from nmt.layers.positions import longest
 from nmt.models.seq2seq import Seq2Seq
 
 __all__ = ["LONGEST", "Translation", "Translator", "pick_device"]
@@ -112,7 +112,7 @@ class Translator:
         self.decoding = decoding
         self.device = torch.device(device)
         self.num_split = 0
-        limits = [_limit(model.encoder), _limit(model.decoder)]
+        limits = [longest(model.encoder), longest(model.decoder)]
         self.longest_target = limits[1]
         self.longest_source = min([LONGEST, *(limit for limit in limits if limit is not None)])
 
@@ -308,12 +308,6 @@ def _diagonal(attentions: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "T S"
     last = attentions[-1]
     whole[-1, column - last.shape[1] + 1 :] = last[-1]
     return whole
-
-
-def _limit(part: Any) -> int | None:
-    """The longest sentence that an encoder or decoder has learned positions for; None where there is no longest."""
-    learned = [len(module.weight) for module in part.modules() if isinstance(module, LearnedPositions)]
-    return min(learned, default=None)
 
 
 def pick_device(name: str) -> torch.device:

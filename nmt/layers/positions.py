@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nmt.errors import DataError
 
-__all__ = ["LearnedPositions", "SinusoidalPositions", "build_positions"]
+__all__ = ["LearnedPositions", "SinusoidalPositions", "build_positions", "longest"]
 
 
 class SinusoidalPositions(nn.Module):
@@ -71,3 +71,9 @@ def build_positions(
             return SinusoidalPositions(width)
         case "learned":
             return LearnedPositions(width, max_positions)
+
+
+def longest(part: Any) -> int | None:
+    """The longest sentence that an encoder or decoder has learned positions for; None where there is no longest."""
+    learned = [len(module.weight) for module in part.modules() if isinstance(module, LearnedPositions)]
+    return min(learned, default=None)

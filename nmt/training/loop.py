@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from nmt.checkpoint import Checkpoint, Run, goodness
+from nmt.checkpoint import Checkpoint, Run, check_folder, goodness
 from nmt.data.batching import Batch, BatchSource
-from nmt.errors import DivergedError, Interrupted
+from nmt.errors import CheckpointError, DivergedError, Interrupted
 from nmt.models import Seq2Seq
 from nmt.training.average import average
 from nmt.training.curves import draw_curves
@@ -202,7 +202,7 @@ class Trainer:
         """Validate the last step and the average of the best, and leave a checkpoint to go on from."""
         if self.state.position.validated != self.state.position.step:
             self._validate()
-        candidates = self.run.checkpoints()[: self.config.average]
+        candidates = [one for one in self.run.checkpoints() if one.step and self._is_whole(one)][: self.config.average]
         if len(candidates) > 1:
             averaged: Seq2Seq = average(self.run, candidates).to(self.device)
             scores = self.validator(averaged, self.device, self.dtype)
@@ -218,6 +218,15 @@ class Trainer:
             f"({position.cpu_seconds / 60:.1f} minutes of processor time)"
         )
         return self.run.best()
+
+    def _is_whole(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint can be averaged; a damaged one is named."""
+        try:
+            check_folder(checkpoint.folder)
+        except CheckpointError as error:
+            self.reporter.warn(f"{error}; the average is made without it")
+            return False
+        return True
 
 
 def new_state(run: Run, device: torch.device) -> TrainingState:

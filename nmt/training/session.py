@@ -17,19 +17,22 @@ from typing import Any
 import torch
 
 from nmt.checkpoint import Checkpoint, Run
-from nmt.config import Recipe
+from nmt.config import AnyCorpus, Recipe
 from nmt.data.batching import BatchSource
-from nmt.data.corpus import read_eval_pairs
+from nmt.data.corpus import Pair, describe, read_eval_pairs
 from nmt.data.filters import find_overlaps
-from nmt.data.store import prepare
+from nmt.data.store import Store, prepare
 from nmt.data.tokenizer import Tokenizers, train_tokenizers
 from nmt.decoding.translator import pick_device
-from nmt.errors import CheckpointError, ConfigError, TrainingError
+from nmt.errors import CheckpointError, ConfigError, DataError, TrainingError
+from nmt.layers.positions import longest
+from nmt.models import Seq2Seq
 from nmt.training.allocator import keep_freed_memory
 from nmt.training.loop import Trainer, new_state
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter
 from nmt.training.signals import StopRequest
+from nmt.training.state import TrainingState
 from nmt.training.validation import Validator
 
 __all__ = ["Session", "store_folder", "train"]
@@ -56,9 +59,12 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
     if not recipe.data.train or recipe.data.valid is None:
         what = "data.train" if not recipe.data.train else "data.valid"
         raise ConfigError(f"the recipe has no {what}; name corpora there, or a folder with --data")
+    if session.resume and not (session.folder / "run.json").exists():
+        raise CheckpointError(f"{session.folder}: there is no run to resume; leave out --resume to begin one")
     keep_freed_memory()
     with _folder(session.folder):
         device = pick_device(session.device)
+        valid = _validation_pairs(recipe.data.valid)
         run = _resumed(recipe, session) if session.resume else _begun(recipe, session, reporter)
         recipe = run.recipe
         training = recipe.training
@@ -68,13 +74,14 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
             log_size, complaints = state.load(run.folder)
             for complaint in complaints:
                 reporter.warn(f"{complaint}; going on from the one before")
+            if session.force:
+                run.write()  # now that the checkpoint is known to fit the new recipe
             if state.position.step >= training.max_steps and not run.lacks_average():
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
         store = prepare(recipe.data, run.tokenizers, session.store or store_folder(), progress=reporter.prepared)
         reporter.note(store.report.text())
-        assert recipe.data.valid is not None
-        valid = read_eval_pairs(recipe.data.valid)
+        _check_same_data(state, store, session)
         _report_overlaps(recipe, reporter)
         source = BatchSource(
             store,
@@ -84,6 +91,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
             sampling=recipe.tokenizer.sampling,
         )
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
+        _check_positions(recipe, state.model, store, validator)
         with contextlib.closing(Log(run.folder, size=log_size, tensorboard=training.tensorboard)) as log:
             trainer = Trainer(run, state, source, validator, log, reporter)
             trainer.dtype = resolve_precision(training.precision, device)
@@ -101,8 +109,11 @@ def store_folder() -> Path:
 
 
 def _begun(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
-    """A new run: its tokenizers are loaded or trained, its folder holds recipe and tokenizers."""
-    if (session.folder / "run.json").exists():
+    """A new run: its tokenizers are loaded or trained, its folder holds recipe and tokenizers.
+
+    A run that ended before its first checkpoint, such as one whose corpora could not be read, is begun anew.
+    """
+    if any((session.folder / kept).exists() for kept in ("resume", "models")):
         raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
     tokenizers = _tokenizers(recipe, reporter)
     return Run.create(session.folder, recipe, tokenizers)
@@ -117,8 +128,6 @@ def _tokenizers(recipe: Recipe, reporter: Reporter) -> Tokenizers:
 
 def _resumed(recipe: Recipe, session: Session) -> Run:
     """The run in the folder, if its recipe is the given one."""
-    if not (session.folder / "run.json").exists():
-        raise CheckpointError(f"{session.folder}: there is no run to resume; leave out --resume to begin one")
     run = Run.open(session.folder)
     differences = _differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
     if not differences:
@@ -128,7 +137,10 @@ def _resumed(recipe: Recipe, session: Session) -> Run:
             f"{session.folder}: the recipe is not the one this run began with: {'; '.join(differences)}; "
             f"--force goes on with the new one"
         )
-    return Run.create(session.folder, recipe, run.tokenizers)
+    for difference in differences:
+        if difference.startswith("tokenizer.") and not difference.startswith("tokenizer.sampling:"):
+            raise ConfigError(f"{session.folder}: {difference}: a run keeps its tokenizers; begin another run")
+    return Run(session.folder, recipe, run.tokenizers)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -141,6 +153,43 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         elif before != after:
             found.append(f"{prefix}{key}: {before} -> {after}")
     return found
+
+
+def _validation_pairs(corpus: AnyCorpus) -> list[Pair]:
+    """The validation set. Raises DataError where nothing in it can be validated on."""
+    pairs = read_eval_pairs(corpus)
+    if not any(pair.source.strip() and pair.target.strip() for pair in pairs):
+        raise DataError(f"{describe(corpus)}: every pair has a blank side: there is nothing to validate on")
+    return pairs
+
+
+def _check_same_data(state: TrainingState, store: Store, session: Session) -> None:
+    """Raise ConfigError where a resumed run would go on in the middle of other data; ``force`` lets it."""
+    if state.data and state.data != store.folder.name and not session.force:
+        raise ConfigError(
+            f"{session.folder}: the training corpora or their filters are not those this run began with; "
+            f"--force goes on with the new ones"
+        )
+    state.data = store.folder.name
+
+
+def _check_positions(recipe: Recipe, model: Seq2Seq, store: Store, validator: Validator) -> None:
+    """Raise ConfigError where a sentence is longer than the positions that the model learns."""
+    for side, part, lengths in (
+        ("encoder", model.encoder, store.source_lengths),
+        ("decoder", model.decoder, store.target_lengths),
+    ):
+        limit = longest(part)
+        if limit is None:
+            continue
+        train = max(int(lengths.max()), recipe.data.max_length if recipe.tokenizer.sampling else 0) + 1
+        valid = max((batch.source if side == "encoder" else batch.target_in).shape[1] for batch in validator.batches)
+        if max(train, valid) > limit:
+            least = f", or set data.max_length to {limit - 1} or less" if valid <= limit > 1 else ""
+            raise ConfigError(
+                f"model.{side}.max_positions: {limit} are too few for sentences of up to {max(train, valid)} tokens: "
+                f"raise it{least}"
+            )
 
 
 def _report_overlaps(recipe: Recipe, reporter: Reporter) -> None:

@@ -64,7 +64,10 @@ class Position:
 
 
 class TrainingState:
-    """The moving parts of a training: model, optimiser, schedule and position."""
+    """The moving parts of a training: model, optimiser, schedule and position.
+
+    ``data`` names the store of token ids that the position is one in.
+    """
 
     def __init__(self, model: Seq2Seq, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
         self.model = model
@@ -72,6 +75,7 @@ class TrainingState:
         self.schedule = schedule
         self.position = Position()
         self.interval = Interval()
+        self.data = ""
 
     def save(self, folder: Path, *, log_size: int) -> Path:
         """Write ``resume/step-N`` into the run folder and drop the ones before the last two."""
@@ -81,14 +85,14 @@ class TrainingState:
             "interval": asdict(self.interval),
             "schedule": {"factor": self.schedule.factor, "waited": self.schedule.waited},
             "log_size": log_size,
+            "data": self.data,
         }
         files = {
             "weights.safetensors": tensor_bytes(weights(self.model)),
             "training.safetensors": tensor_bytes({**self._moments(), **_generators()}),
             "state.json": json_bytes(state),
         }
-        if not target.exists():
-            write_folder(target, files)
+        write_folder(target, files)
         remove_older(folder / "resume", KEPT)
         return target
 
@@ -100,7 +104,7 @@ class TrainingState:
         """
         source, complaints = latest_folder(folder / "resume")
         if source is None:
-            what = "; ".join(complaints) or "it has no resume/step-N"
+            what = "; ".join(complaints) or "it has no resume/step-N; leave out --resume to begin anew"
             raise CheckpointError(f"{folder}: there is no checkpoint to go on from: {what}")
         state = read_json(source / "state.json")
         load_weights(self.model, read_tensors(source / "weights.safetensors"), str(source))
@@ -109,6 +113,7 @@ class TrainingState:
         _load_generators(tensors)
         self.position = Position(**state["position"])
         self.interval = Interval(**state["interval"])
+        self.data = str(state.get("data", ""))
         self.schedule.factor = float(state["schedule"]["factor"])
         self.schedule.waited = int(state["schedule"]["waited"])
         return int(state["log_size"]), complaints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from nmt.data.corpus import Pair
 from nmt.data.tokenizer import Tokenizers
 from nmt.decoding.scoring import evaluating
 from nmt.decoding.translator import Translator
+from nmt.errors import DivergedError
 from nmt.evaluation.metrics import Tokenization, default_tokenization, evaluate
 from nmt.models import Seq2Seq
 from nmt.training.loss import perplexity, token_loss
@@ -57,7 +59,10 @@ class Validator:
         self.batches = list(_batches(pairs, tokenizers, training.batch_tokens))
 
     def __call__(self, model: Seq2Seq, device: torch.device, dtype: torch.dtype) -> Scores:
-        """Validate ``model``: it is in evaluation mode meanwhile and afterwards as it was."""
+        """Validate ``model``: it is in evaluation mode meanwhile and afterwards as it was.
+
+        Raises DivergedError where its loss is not a finite number.
+        """
         start = time.monotonic()
         with evaluating(model), torch.inference_mode(), autocast(dtype, device):
             nll, tokens = 0.0, 0
@@ -67,6 +72,11 @@ class Validator:
                 loss = token_loss(decoded.features, model.output.weight, moved.target_out, moved.target_mask)
                 nll += float(loss.negative_log_likelihood)
                 tokens += moved.target_tokens
+            if not math.isfinite(nll):
+                raise DivergedError(
+                    "the loss of the validation set is not a number any more; lower training.learning_rate or lengthen "
+                    "training.schedule.warmup_steps"
+                )
             translator = Translator(model, self.tokenizers, self.decoding, device)
             hypotheses = [one.text for one in translator.translate(pair.source for pair in self.pairs)]
         bleu, chrf = evaluate(

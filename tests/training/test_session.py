@@ -23,7 +23,7 @@ from nmt.checkpoint import Run
 from nmt.config import Recipe, parse_recipe
 from nmt.data.corpus import with_folder
 from nmt.decoding.translator import Translator
-from nmt.errors import CheckpointError, ConfigError, DivergedError, Interrupted, TrainingError
+from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, TrainingError
 from nmt.training import loop, loss
 from nmt.training.report import SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
@@ -348,3 +348,102 @@ def test_tensorboard_events_tell_what_the_log_tells(corpus: Path, tmp_path: Path
     events.Reload()
     logged = [record["loss"] for record in read_log(out) if record["type"] == "valid"]
     assert [event.value for event in events.Scalars("valid/loss")] == pytest.approx(logged)
+
+
+@pytest.fixture
+def own(corpus: Path, tmp_path: Path) -> Path:
+    """The corpus, to write to."""
+    return Path(shutil.copytree(corpus, tmp_path / "own"))
+
+
+def test_a_run_that_never_came_to_a_checkpoint_is_begun_anew(corpus: Path, tmp_path: Path) -> None:
+    two = ("tokenizer.joint=false", "model.tied_embeddings=2", "data.max_length=1")
+    with pytest.raises(DataError, match=r"nothing is left to train on"):
+        train(recipe(corpus, "gru", "gru", *two), session(tmp_path / "run"), Recorder())
+    assert (tmp_path / "run" / "run.json").exists()
+    with pytest.raises(CheckpointError, match=r"no resume/step-N; leave out --resume to begin anew"):
+        train(recipe(corpus, "gru", "gru", *two), session(tmp_path / "run", resume=True), Recorder())
+    train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    assert len(Run.open(tmp_path / "run").checkpoints()) == 1
+    assert not (tmp_path / "run" / "target.model").exists()
+
+
+def test_a_validation_set_is_read_before_anything_costly(own: Path, tmp_path: Path) -> None:
+    (own / "valid.fr").write_text("\n" * 15)
+    with pytest.raises(DataError, match=r"every pair has a blank side: there is nothing to validate on"):
+        train(recipe(own), session(tmp_path / "run"), Recorder())
+    (own / "valid.fr").write_text("un\n")
+    with pytest.raises(DataError, match=r"valid.en has 15 lines, .*valid.fr has 1"):
+        train(recipe(own), session(tmp_path / "run"), Recorder())
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_forced_recipe_that_does_not_fit_leaves_the_run_as_it_was(corpus: Path, tmp_path: Path) -> None:
+    train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    before = (tmp_path / "run" / "recipe.toml").read_bytes()
+    for settings, words in (
+        (["model.encoder.layers=2"], "not the weights of this recipe's model"),
+        (["tokenizer.joint=false", "model.tied_embeddings=2"], "tokenizer.joint: True -> False: a run keeps its token"),
+    ):
+        wanted = recipe(corpus, "gru", "gru", *settings, "training.max_steps=14")
+        with pytest.raises((CheckpointError, ConfigError), match=words):
+            train(wanted, session(tmp_path / "run", resume=True, force=True), Recorder())
+        assert (tmp_path / "run" / "recipe.toml").read_bytes() == before
+        Run.open(tmp_path / "run").load_model()
+
+
+def test_a_run_does_not_go_on_with_other_data_unless_forced(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(recipe(own), session(tmp_path / "run"), Recorder({3: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    for language in ("en", "fr"):
+        with (own / f"train.{language}").open("a") as file:
+            file.write("one more .\n")
+    with pytest.raises(ConfigError, match=r"not those this run began with; --force goes on with the new ones"):
+        train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
+    train(recipe(own), session(tmp_path / "run", resume=True, force=True), Recorder())
+    train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
+
+
+def test_resuming_what_is_not_there_makes_no_folder(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        train(recipe(corpus), session(tmp_path / "rnu", resume=True), Recorder())
+    assert not (tmp_path / "rnu").exists()
+
+
+@pytest.mark.parametrize("settings", [["model.encoder.max_positions=5"], ["tokenizer.sampling=0.1"]])
+def test_positions_that_are_too_few_are_found_before_the_first_step(
+    settings: list[str], corpus: Path, tmp_path: Path
+) -> None:
+    learned = ["model.encoder.positions=learned", "model.encoder.max_positions=40", *settings]
+    told = Recorder()
+    with pytest.raises(ConfigError, match=r"^model.encoder.max_positions: \d+ are too few for sentences of up to \d+ "):
+        train(recipe(corpus, "transformer", "gru", *learned), session(tmp_path / "run"), told)
+    assert not told.steps
+    train(recipe(corpus, "transformer", "gru", *learned[:2]), session(tmp_path / "run"), told)
+
+
+def test_a_damaged_checkpoint_is_written_again_when_its_step_comes(corpus: Path, tmp_path: Path) -> None:
+    train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    before = fingerprint(tmp_path / "run")
+    (tmp_path / "run" / "resume" / "step-12" / "weights.safetensors").write_bytes(b"")
+    told = Recorder()
+    train(recipe(corpus), session(tmp_path / "run", resume=True), told)
+    assert "step-12/weights.safetensors: damaged" in told.warnings[0]
+    assert fingerprint(tmp_path / "run") == before
+
+
+def test_an_average_is_no_part_of_the_next_average_and_neither_is_a_damaged_model(corpus: Path, tmp_path: Path) -> None:
+    settings = ("training.average=9", "training.validate_every=3")
+    train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / "run"), Recorder())
+    (tmp_path / "run" / "models" / "step-3" / "weights.safetensors").write_bytes(b"")
+    told = Recorder()
+    longer = recipe(corpus, "gru", "gru", *settings, "training.max_steps=15")
+    train(longer, session(tmp_path / "run", resume=True, force=True), told)
+    assert "step-3/weights.safetensors: damaged" in told.warnings[-1]
+    assert any(note.startswith("the average of the best 4:") for note in told.notes)  # steps 6, 9, 12 and 15
+
+
+def test_a_model_that_is_no_number_when_validated_ends_with_exit_code_4(corpus: Path, tmp_path: Path) -> None:
+    settings = ("training.learning_rate=1e30", "training.validate_every=1")
+    with pytest.raises(DivergedError, match=r"validation set is not a number any more; lower training.learning_rate"):
+        train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / "run"), Recorder())
