@@ -20,6 +20,10 @@ def demo(
     ] = "transformer",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where corpus and runs go.")] = Path("runs/demo"),
     pairs: Annotated[int, typer.Option("--pairs", metavar="N", min=1, help="How many pairs to train on.")] = 20000,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", min=0, help="Processor threads; 0 is all. Models this small are quickest on one."),
+    ] = 1,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the demo's recipe.")
     ] = None,
@@ -28,9 +32,13 @@ def demo(
 
     Takes a few minutes on two cores. Started again, it goes on where it stopped, or shows what is there.
     """
+    import torch
+
     from nmt.demo import FAMILIES, demonstrate, make_corpus
     from nmt_cli.commands.train import TerminalReporter
 
+    if threads:
+        torch.set_num_threads(threads)
     corpus = make_corpus(out / "corpus", pairs=pairs)
     console.note(f"corpus: {corpus}")
     shown = []

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nmt.alignment.links import parse_gold
 from nmt.data.synthetic import write_corpus
-from nmt.demo import FAMILIES, make_corpus, recipe_of
+from nmt.demo import FAMILIES, crossings, make_corpus, recipe_of
 from nmt_cli.main import main
 
 TINY = (
@@ -57,6 +58,12 @@ def test_the_corpus_is_made_once(tmp_path: Path) -> None:
     assert (folder / "train.en").read_text().count("\n") == 30
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {path: path.stat().st_mtime_ns for path in make_corpus(folder).iterdir()} == before
+
+
+def test_crossings_are_counted() -> None:
+    assert crossings(parse_gold("0-0 1-1 2-2", "here")) == 0
+    assert crossings(parse_gold("0-2 1-1 2-0", "here")) == 3
+    assert crossings(parse_gold("0-0 0-1 1-0", "here")) == 1
 
 
 def test_all_families_in_one_table_and_the_next_commands_work(capsys: pytest.CaptureFixture[str]) -> None:
