@@ -24,7 +24,6 @@ ROOMS = (
     "evaluation",
     "alignment",
     "training",
-    "export",
     "demo",
 )
 LIBRARY = sorted((ROOT / "nmt").rglob("*.py"))
