@@ -97,8 +97,8 @@ def test_imports_come_from_earlier_rooms(path: Path) -> None:
         ),
         ("nmt/config.py", "import nmt.checkpoint", "nmt/config.py:1: config imports from checkpoint"),
         ("nmt/layers/a.py", "from nmt import training", "nmt/layers/a.py:1: layers imports from training"),
-        ("nmt/export/a.py", "import nmt_cli.main", "nmt/export/a.py:1: the library imports the command line"),
-        ("nmt/export/a.py", "from nmt.attic import b", "nmt/export/a.py:1: nmt.attic is in no room"),
+        ("nmt/training/a.py", "import nmt_cli.main", "nmt/training/a.py:1: the library imports the command line"),
+        ("nmt/training/a.py", "from nmt.attic import b", "nmt/training/a.py:1: nmt.attic is in no room"),
     ],
 )
 def test_a_wrong_import_is_found(path: str, text: str, fault: str) -> None:
