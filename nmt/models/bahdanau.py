@@ -21,43 +21,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nmt.config import GruDecoder, GruEncoder
 from nmt.layers.attention import Score, attend
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
-from nmt.layers.recurrent import GruCell, initialize_torch_rnn
+from nmt.layers.recurrent import GruCell
 from nmt.layers.stack import Stack
 from nmt.models.interface import Decoded, Encoding, Step
-from nmt.models.recurrent import RecurrentMemory, read
+from nmt.models.recurrent import RecurrentEncoder, RecurrentMemory
 
 __all__ = ["BahdanauDecoder", "BahdanauEncoder", "GruState"]
 
 
-class BahdanauEncoder(nn.Module):
+class BahdanauEncoder(RecurrentEncoder):
     """A stack of (bidirectional) GRU layers."""
 
     def __init__(self, config: GruEncoder, embedding: TokenEmbedding) -> None:
-        super().__init__()
-        self.width = config.width
-        self.embedding = embedding
-        directions = 2 if config.bidirectional else 1
-        self.rnn = nn.GRU(
-            embedding.width,
-            config.width // directions,
-            num_layers=config.layers,
-            bidirectional=config.bidirectional,
-            dropout=config.dropout if config.layers > 1 else 0.0,
-            batch_first=True,
-        )
-        initialize_torch_rnn(self.rnn)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
-        states, final = read(self.rnn, self.embedding(source), mask)
-        return Encoding(self.dropout(states), mask, final)
+        super().__init__(nn.GRU, config, embedding)
 
 
 @dataclass(frozen=True)

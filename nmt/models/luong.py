@@ -20,43 +20,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nmt.config import LstmDecoder, LstmEncoder
 from nmt.layers.attention import Score, attend
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
-from nmt.layers.recurrent import LstmCell, initialize_torch_rnn
+from nmt.layers.recurrent import LstmCell
 from nmt.layers.stack import Stack
 from nmt.models.interface import Decoded, Encoding, Step
-from nmt.models.recurrent import RecurrentMemory, read
+from nmt.models.recurrent import RecurrentEncoder, RecurrentMemory
 
 __all__ = ["LstmState", "LuongDecoder", "LuongEncoder"]
 
 
-class LuongEncoder(nn.Module):
+class LuongEncoder(RecurrentEncoder):
     """A stack of LSTM layers, in one direction or both."""
 
     def __init__(self, config: LstmEncoder, embedding: TokenEmbedding) -> None:
-        super().__init__()
-        self.width = config.width
-        self.embedding = embedding
-        directions = 2 if config.bidirectional else 1
-        self.rnn = nn.LSTM(
-            embedding.width,
-            config.width // directions,
-            num_layers=config.layers,
-            bidirectional=config.bidirectional,
-            dropout=config.dropout if config.layers > 1 else 0.0,
-            batch_first=True,
-        )
-        initialize_torch_rnn(self.rnn)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
-        states, final = read(self.rnn, self.embedding(source), mask)
-        return Encoding(self.dropout(states), mask, final)
+        super().__init__(nn.LSTM, config, embedding)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from nmt.config import GruEncoder, LstmEncoder
 from nmt.layers.attention import Score
+from nmt.layers.dropout import Dropout
+from nmt.layers.embedding import TokenEmbedding
+from nmt.layers.recurrent import initialize_torch_rnn
 from nmt.models.interface import Encoding
 
-__all__ = ["RecurrentMemory", "read"]
+__all__ = ["RecurrentEncoder", "RecurrentMemory", "read"]
 
 
 def read(
@@ -30,6 +34,31 @@ def read(
     states, _ = pad_packed_sequence(output, batch_first=True, total_length=embedded.shape[1])
     directions = 2 if rnn.bidirectional else 1
     return states, last[-directions:].transpose(0, 1).flatten(1)
+
+
+class RecurrentEncoder(nn.Module):
+    """Embeddings, a stack of recurrent layers in one direction or both, and dropout on the states that come out."""
+
+    def __init__(
+        self, kind: type[nn.GRU] | type[nn.LSTM], config: GruEncoder | LstmEncoder, embedding: TokenEmbedding
+    ) -> None:
+        super().__init__()
+        self.width = config.width
+        self.embedding = embedding
+        self.rnn = kind(
+            embedding.width,
+            config.width // (2 if config.bidirectional else 1),
+            num_layers=config.layers,
+            bidirectional=config.bidirectional,
+            dropout=config.dropout if config.layers > 1 else 0.0,
+            batch_first=True,
+        )
+        initialize_torch_rnn(self.rnn)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
+        states, final = read(self.rnn, self.embedding(source), mask)
+        return Encoding(self.dropout(states), mask, final)
 
 
 @dataclass(frozen=True)
