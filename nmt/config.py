@@ -237,6 +237,8 @@ class LstmEncoder(Frozen):
 
 
 class _Transformer(Frozen):
+    """What both sides have. ``dropout`` stands after every part (Vaswani et al. 2017, 5.4), the others within parts."""
+
     type: Literal["transformer"]
     layers: int = Field(default=6, ge=1)
     width: int = Field(default=512, ge=2)
@@ -247,6 +249,7 @@ class _Transformer(Frozen):
     max_positions: int = Field(default=1024, ge=1)
     dropout: Probability = 0.1
     attention_dropout: Probability = 0.0
+    feed_forward_dropout: Probability = 0.0
 
     @model_validator(mode="after")
     def _heads(self) -> _Transformer:

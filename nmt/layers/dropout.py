@@ -12,19 +12,23 @@ __all__ = ["Dropout"]
 
 
 class _Drop(torch.autograd.Function):
-    """x * keep * scale, remembering one byte an element."""
+    """x * keep * scale, remembering one byte an element: 1 for what is kept, 0 for what is not."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.scale = scale
-        return torch.where(keep, x * scale, 0.0)
+        return _masked(x, keep, scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
-        (gradient,) = gradients
-        return torch.where(keep, gradient * ctx.scale, 0.0), None, None
+        return _masked(gradients[0], keep, ctx.scale), None, None
+
+
+def _masked(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+    """Bytes widen, and products run, many at a time; ``torch.where`` and booleans go one by one on a CPU."""
+    return keep.to(x.dtype).mul_(scale).mul_(x)
 
 
 class Dropout(nn.Module):
@@ -46,7 +50,7 @@ class Dropout(nn.Module):
             return nn.functional.dropout(x, self.probability)
         count = x.numel()
         draws = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        keep = draws.view(torch.uint8)[:count].view(x.shape) >= self._threshold
+        keep = draws.view(torch.uint8)[:count].view(x.shape).ge_(self._threshold)
         dropped: Tensor = _Drop.apply(x, keep, 256 / (256 - self._threshold))  # type: ignore[no-untyped-call]
         return dropped
 

@@ -92,7 +92,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.self_attention = _attention(config, config.width)
-        self.feed_forward = FeedForward(config.width, config.feed_forward, config.dropout)
+        self.feed_forward = FeedForward(config.width, config.feed_forward, config.feed_forward_dropout)
         self.around_self = Residual(config)
         self.around_feed_forward = Residual(config)
 
@@ -171,7 +171,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attention = _attention(config, config.width)
         self.cross_attention = _attention(config, state_width)
-        self.feed_forward = FeedForward(config.width, config.feed_forward, config.dropout)
+        self.feed_forward = FeedForward(config.width, config.feed_forward, config.feed_forward_dropout)
         self.around_self = Residual(config)
         self.around_cross = Residual(config)
         self.around_feed_forward = Residual(config)

@@ -22,8 +22,8 @@ from torch.nn import functional
 
 __all__ = ["TokenLoss", "perplexity", "token_loss"]
 
-#: Logits held at a time, in numbers: 16 MiB of float32, which stays in a processor's cache.
-CHUNK_NUMBERS = 4 * 2**20
+#: Rows whose logits exist at a time. All full chunks have one shape, which a processor's kernels are made for once.
+CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -44,31 +44,38 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        need_gradient = features.requires_grad or weight.requires_grad
         vocabulary = weight.shape[0]
+        wanted = any(ctx.needs_input_grad)
         narrow_features, narrow_weight = features.detach().to(dtype), weight.detach().to(dtype)
-        feature_gradient = torch.empty_like(features) if need_gradient else None
-        weight_gradient = torch.zeros_like(weight) if need_gradient else None
-        loss = features.new_zeros((), dtype=torch.float64)
+        feature_gradient = torch.empty_like(features) if wanted else None
+        weight_gradient = torch.zeros_like(weight) if wanted else None
         nll = features.new_zeros((), dtype=torch.float64)
-        rows = max(1, CHUNK_NUMBERS // vocabulary)
-        for start in range(0, len(targets), rows):
-            piece = slice(start, start + rows)
+        of_targets = features.new_zeros((), dtype=torch.float64)
+        for start in range(0, len(targets), CHUNK_ROWS):
+            piece = slice(start, start + CHUNK_ROWS)
             target = targets[piece].unsqueeze(1)
-            logits = functional.linear(narrow_features[piece], narrow_weight).to(_wide(features))
-            logits.sub_(logits.amax(dim=1, keepdim=True))
-            of_target, of_all = logits.gather(1, target), logits.mean(dim=1, keepdim=True)
-            total = logits.exp_().sum(dim=1, keepdim=True)  # from here on ``logits`` holds exp(z - max z)
-            normalizer = total.log()
-            token_nll = normalizer - of_target
-            nll += token_nll.sum()
-            loss += (1 - smoothing) * token_nll.sum() + smoothing * (normalizer - of_all).sum()
-            if feature_gradient is not None and weight_gradient is not None:
-                gradient = logits.div_(total).sub_(smoothing / vocabulary)  # p - q, where y's own share of q follows
-                gradient.scatter_add_(1, target, gradient.new_full(target.shape, smoothing - 1.0))
-                narrow = gradient.to(dtype)
-                feature_gradient[piece] = narrow @ narrow_weight
-                weight_gradient += narrow.t() @ narrow_features[piece]
+            logits = functional.linear(narrow_features[piece], narrow_weight)
+            of_target = logits.gather(1, target).double()
+            of_targets += of_target.sum()
+            if feature_gradient is None or weight_gradient is None:
+                nll += (logits.to(_wide(features)).logsumexp(dim=1, keepdim=True).double() - of_target).sum()
+                continue
+            largest = logits.amax(dim=1, keepdim=True)
+            probabilities = logits.softmax(dim=1)
+            # log sum_v exp(z_v) from the likeliest token: its probability is never too small to say
+            normalizer = largest.double() - probabilities.amax(dim=1, keepdim=True).double().log()
+            nll += (normalizer - of_target).sum()
+            # p - q, but for the e / V that q has everywhere, which is taken off below
+            gradient = probabilities.scatter_add_(1, target, probabilities.new_full(target.shape, smoothing - 1.0))
+            feature_gradient[piece] = gradient @ narrow_weight
+            weight_gradient += gradient.t() @ narrow_features[piece]
+        sums = features.detach().sum(dim=0), weight.detach().sum(dim=0)
+        if feature_gradient is not None and weight_gradient is not None:
+            feature_gradient.sub_(sums[1], alpha=smoothing / vocabulary)
+            weight_gradient.sub_(sums[0], alpha=smoothing / vocabulary)
+        # -mean_v log p(v) = -log p(y) + z_y - mean_v z_v
+        of_all = sums[0].double() @ sums[1].double() / vocabulary
+        loss = nll + smoothing * (of_targets - of_all)
         ctx.save_for_backward(feature_gradient, weight_gradient)
         nll = nll.to(_wide(features))
         ctx.mark_non_differentiable(nll)

@@ -46,6 +46,7 @@ TRANSFORMER: dict[str, Any] = {
     "feed_forward": 12,
     "dropout": 0.1,
     "attention_dropout": 0.1,
+    "feed_forward_dropout": 0.1,
 }
 
 ENCODERS: dict[str, dict[str, Any]] = {"gru": GRU, "lstm": LSTM, "transformer": TRANSFORMER}

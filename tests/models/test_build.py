@@ -213,12 +213,12 @@ PLACES = {
     "lstm": {"encoder.dropout": 0.2, "decoder.dropout": 0.3},
     "transformer": {
         "encoder.layers.0.self_attention.dropout": 0.25,
-        "encoder.layers.0.feed_forward.dropout": 0.2,
+        "encoder.layers.0.feed_forward.dropout": 0.15,
         "encoder.layers.0.around_self.dropout": 0.2,
         "encoder.layers.0.around_feed_forward.dropout": 0.2,
         "decoder.layers.0.self_attention.dropout": 0.35,
         "decoder.layers.0.cross_attention.dropout": 0.35,
-        "decoder.layers.0.feed_forward.dropout": 0.3,
+        "decoder.layers.0.feed_forward.dropout": 0.45,
         "decoder.layers.0.around_self.dropout": 0.3,
         "decoder.layers.0.around_cross.dropout": 0.3,
         "decoder.layers.0.around_feed_forward.dropout": 0.3,
@@ -230,8 +230,11 @@ PLACES = {
 def test_each_dropout_has_its_own_probability(family: str) -> None:
     plain = {"gru": GRU, "lstm": LSTM, "transformer": TRANSFORMER}[family]
     attends = family == "transformer"
-    encoder = {**plain, "layers": 1, "dropout": 0.2, **({"attention_dropout": 0.25} if attends else {})}
-    decoder = {**plain, "layers": 1, "dropout": 0.3, **({"attention_dropout": 0.35} if attends else {})}
+    encoder = {**plain, "layers": 1, "dropout": 0.2}
+    decoder = {**plain, "layers": 1, "dropout": 0.3}
+    if attends:
+        encoder |= {"attention_dropout": 0.25, "feed_forward_dropout": 0.15}
+        decoder |= {"attention_dropout": 0.35, "feed_forward_dropout": 0.45}
     model = build(ModelConfig.model_validate(small(encoder=encoder, decoder=decoder, embedding_dropout=0.4)), 17, 19)
     found = {key: part.probability for key, part in model.named_modules() if isinstance(part, Dropout)}
     embeddings = {"encoder.embedding.dropout": 0.4, "decoder.embedding.dropout": 0.4}

@@ -24,9 +24,9 @@ def problem(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Ten
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("chunk", [1, 4 * VOCABULARY, 10**6], ids=["a row a chunk", "four rows", "all at once"])
+@pytest.mark.parametrize("chunk", [1, 4, 10**6], ids=["a row a chunk", "four rows", "all at once"])
 def test_value_and_gradients_are_those_of_torch(smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK_NUMBERS", chunk)
+    monkeypatch.setattr(loss_module, "CHUNK_ROWS", chunk)
     features, weight, targets, mask = problem()
     ours = token_loss(features, weight, targets, mask, smoothing=smoothing)
     logits = (features @ weight.T)[mask]
