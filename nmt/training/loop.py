@@ -5,10 +5,12 @@ How batches, losses, scores and files are made lives elsewhere; what happens in 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -24,13 +26,17 @@ from nmt.training.precision import autocast
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
 from nmt.training.schedule import Schedule
 from nmt.training.signals import StopRequest
-from nmt.training.state import Interval, TrainingState
+from nmt.training.state import Interval, Position, TrainingState
 from nmt.training.validation import Validator
 
 __all__ = ["Trainer"]
 
-#: Steps in a row whose gradient is not finite before training gives up.
-MAX_SKIPPED_IN_A_ROW = 20
+#: Steps in a row whose gradient is not finite before training goes back to its last checkpoint.
+MAX_SKIPPED_IN_A_ROW = 5
+#: How often a run may go back, each time at half the rate.
+MAX_RETREATS = 3
+#: Checkpoints in a row that could not be written before training ends.
+MAX_UNSAVED_IN_A_ROW = 3
 
 
 class Trainer:
@@ -44,26 +50,32 @@ class Trainer:
         self.config = run.recipe.training
         self.device = next(state.model.parameters()).device
         self.dtype = torch.float32
-        self._skipped_in_a_row = 0
+        self._unsaved_in_a_row = 0
 
     def train(self, stop: StopRequest) -> Checkpoint:
         """Train to ``max_steps`` or until ``patience`` is out; gives the model that translates.
 
-        Raises Interrupted after saving where ``stop`` was requested, DivergedError where gradients stay infinite.
+        Raises Interrupted after saving where ``stop`` was requested, DivergedError where neither skipping steps nor
+        going back at lower rates brings gradients back to numbers, CheckpointError where checkpoints cannot be written.
         """
         position = self.state.position
         self._begin()
         while position.step < self.config.max_steps and not self._out_of_patience():
-            batches = self._next_batches()
-            loss, tokens = self._backward(batches)
-            norm = self._update()
-            self._tell(loss, tokens, norm)
-            if position.step % self.config.validate_every == 0:
-                self._validate()
-            if position.step % self.config.save_every == 0 or stop:
-                self._save()
+            try:
+                loss, tokens = self._backward(self._next_batches())
+                norm = self._update()
+                self._tell(loss, tokens, norm)
+                if position.step % self.config.validate_every == 0:
+                    self._validate()
+            except DivergedError as error:
+                position = self._retreat(error)
+                continue
             if stop:
+                self._save()
                 raise Interrupted(self._farewell(stop), stop.signal_number or signal.SIGTERM)
+            if position.step % self.config.save_every == 0 and not position.skipped_in_a_row:
+                with self._unless_unsaved_again():
+                    self._save()
         return self._finish()
 
     # ------------------------------------------------------------------------------------------------------- a step
@@ -97,7 +109,10 @@ class Trainer:
         return total, tokens
 
     def _update(self) -> float:
-        """One optimiser step; one whose gradient is not finite is skipped, counted, and raises after too many."""
+        """One optimiser step; one whose gradient is not finite is skipped and counted. Gives the gradient's norm.
+
+        Raises DivergedError where several in a row were skipped.
+        """
         state, position = self.state, self.state.position
         parameters = list(state.model.parameters())
         norm = float(clip_grad_norm_(parameters, self.config.clip_norm or math.inf))
@@ -106,18 +121,45 @@ class Trainer:
             group["lr"] = state.schedule.learning_rate(position.step)
         if math.isfinite(norm):
             state.optimizer.step()
-            self._skipped_in_a_row = 0
+            position.skipped_in_a_row = 0
         else:
             position.skipped += 1
-            self._skipped_in_a_row += 1
-            self.reporter.warn(f"step {position.step}: the gradient is not finite; the step is skipped")
-        state.optimizer.zero_grad(set_to_none=True)
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise DivergedError(
-                f"{self.run.folder}: {MAX_SKIPPED_IN_A_ROW} steps in a row up to step {position.step} had gradients "
-                f"that are not finite; lower training.learning_rate or lengthen training.schedule.warmup_steps"
+            position.skipped_in_a_row += 1
+            self.reporter.warn(
+                f"step {position.step}, epoch {position.epoch}, batch {position.batch}: the gradient is not finite; "
+                f"the step is skipped"
             )
+        state.optimizer.zero_grad(set_to_none=True)
+        if position.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            raise DivergedError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite")
         return norm
+
+    def _retreat(self, reason: DivergedError) -> Position:
+        """Go back to the last checkpoint, and on from there at half the rate; gives the position there.
+
+        Raises DivergedError where the run has gone back often enough.
+        """
+        state, before = self.state, self.state.position
+        if before.retreats == MAX_RETREATS:
+            raise DivergedError(
+                f"{self.run.folder}: step {before.step}: {reason}; going back to a checkpoint at half the rate did not "
+                f"help {MAX_RETREATS} times; lower training.learning_rate or lengthen training.schedule.warmup_steps"
+            ) from reason
+        log_size, complaints = state.load(self.run.folder)
+        for complaint in complaints:
+            self.reporter.warn(f"{complaint}; going back to the one before")
+        after = state.position
+        after.retreats, after.skipped = before.retreats + 1, before.skipped
+        after.seconds, after.cpu_seconds = before.seconds, before.cpu_seconds
+        state.schedule.factor /= 2
+        self.log.cut(log_size)
+        self.reporter.warn(
+            f"step {before.step}: {reason}: back to step {after.step}, and on at half the learning rate "
+            f"({after.retreats} of at most {MAX_RETREATS} times)"
+        )
+        self._save()
+        self._begin()
+        return after
 
     # ---------------------------------------------------------------------------------------------- what is said of it
 
@@ -150,7 +192,7 @@ class Trainer:
         )
         self.reporter.stepped(report, self.config.max_steps)
         if position.step % self.config.log_every == 0:
-            self.log.write("train", report)
+            self._record("train", report)
             self.state.interval = Interval()
 
     def _lap(self) -> float:
@@ -171,18 +213,47 @@ class Trainer:
             position.best_score, position.best_step, position.waited = value, position.step, 0
         else:
             position.waited += 1
-        self.run.save_model(self.state.model, position.step, scores.by_metric())
-        self.run.keep_best(max(1, self.config.average))
+        with self._unless_unsaved_again():
+            self.run.save_model(self.state.model, position.step, scores.by_metric())
+            self.run.keep_best(max(1, self.config.average))
         if self.state.schedule.validated(best):
             self.reporter.note(f"step {position.step}: no better, the learning rate is cut")
         report = ValidationReport(
             position.step, scores.loss, scores.perplexity, scores.bleu, scores.chrf, scores.seconds, best
         )
-        self.log.write("valid", report)
+        self._record("valid", report)
         self.reporter.validated(report)
-        draw_curves(read_log(self.run.folder), self.run.folder / "curves.svg")
+        with self._unless_lost(self.run.folder / "curves.svg"):
+            draw_curves(read_log(self.run.folder), self.run.folder / "curves.svg")
         position.validated = position.step
         self._lap()  # tokens a second are counted without validations
+
+    def _record(self, kind: str, report: StepReport | ValidationReport) -> None:
+        with self._unless_lost(self.log.path):
+            self.log.write(kind, report)
+
+    # ------------------------------------------------------------------------------------------ what cannot be written
+
+    @contextlib.contextmanager
+    def _unless_unsaved_again(self) -> Iterator[None]:
+        """A checkpoint that cannot be written is told of and done without; the third in a row ends the run."""
+        try:
+            yield
+        except CheckpointError as error:
+            self._unsaved_in_a_row += 1
+            if self._unsaved_in_a_row == MAX_UNSAVED_IN_A_ROW:
+                raise
+            self.reporter.warn(f"{error}; training goes on, and writes the next one where it can")
+        else:
+            self._unsaved_in_a_row = 0
+
+    @contextlib.contextmanager
+    def _unless_lost(self, path: Path) -> Iterator[None]:
+        """A line of the log or a picture of it that cannot be written is told of, and missing."""
+        try:
+            yield
+        except OSError as error:
+            self.reporter.warn(f"{path}: cannot be written: {error.strerror or error}; training goes on without it")
 
     # ----------------------------------------------------------------------------------------------------- its end
 

@@ -101,22 +101,34 @@ class Log:
 
     def __init__(self, folder: Path, *, size: int | None = None, tensorboard: bool = False) -> None:
         self.path = folder / "log.jsonl"
-        self._stream = self.path.open("ab")
-        if size is not None and self.size > size:
-            self._stream.truncate(size)
+        self._stream = self.path.open("ab", buffering=0)
+        if size is not None:
+            self.cut(size)
         self._events: Any = _summary_writer(folder / "tensorboard") if tensorboard else None
 
     @property
     def size(self) -> int:
-        """Bytes written so far, all of them handed to the system."""
-        self._stream.flush()
+        """Bytes written so far."""
         return os.fstat(self._stream.fileno()).st_size
 
+    def cut(self, size: int) -> None:
+        """Forget what was written after ``size`` bytes."""
+        if self.size > size:
+            self._stream.truncate(size)
+
     def write(self, kind: str, report: StepReport | ValidationReport) -> None:
-        """Append a report under the name ``train`` or ``valid``."""
+        """Append a report under the name ``train`` or ``valid``.
+
+        Raises OSError, with nothing of it in the file, where it cannot be written, as on a full disk.
+        """
         figures = asdict(report)
-        self._stream.write(json.dumps({"type": kind, **figures}).encode() + b"\n")
-        self._stream.flush()
+        before, line = self.size, json.dumps({"type": kind, **figures}).encode() + b"\n"
+        try:
+            while line:
+                line = line[self._stream.write(line) :]
+        except OSError:
+            self.cut(before)
+            raise
         if self._events is not None:
             for name, value in figures.items():
                 if name != "step" and isinstance(value, (int, float)):

@@ -55,6 +55,8 @@ class Position:
     batch: int = 0
     tokens: int = 0
     skipped: int = 0
+    skipped_in_a_row: int = 0
+    retreats: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     validated: int = 0

@@ -73,10 +73,7 @@ class Validator:
                 nll += float(loss.negative_log_likelihood)
                 tokens += moved.target_tokens
             if not math.isfinite(nll):
-                raise DivergedError(
-                    "the loss of the validation set is not a number any more; lower training.learning_rate or lengthen "
-                    "training.schedule.warmup_steps"
-                )
+                raise DivergedError("the loss of the validation set is not a number any more")
             translator = Translator(model, self.tokenizers, self.decoding, device)
             hypotheses = [one.text for one in translator.translate(pair.source for pair in self.pairs)]
         bleu, chrf = evaluate(

@@ -4,6 +4,7 @@ stopped, and what can go wrong is said in one line.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -249,19 +250,98 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(
     told = Recorder()
     train(recipe(corpus), session(tmp_path / "run"), told)
     assert told.steps[-1].skipped == 1
-    assert "step 5: the gradient is not finite" in told.warnings[0]
+    assert "step 5, epoch 0, batch 5: the gradient is not finite" in told.warnings[0]
     assert all(torch.isfinite(p).all() for p in Run.open(tmp_path / "run").load_model().parameters())
+
+
+def test_gradients_that_stay_infinite_for_a_while_take_the_run_back_to_half_the_rate(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, set(range(6, 11)))  # the steps 6 to 10, the last checkpoint being that of step 4
+    told = Recorder()
+    train(recipe(corpus), session(tmp_path / "run"), told)
+    assert "step 10: 5 steps in a row had gradients that are not finite: back to step 4" in told.warnings[-1]
+    assert [report.step for report in told.steps] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 6, 7, 8, 9, 10, 11, 12]
+    rates = {report.step: report.learning_rate for report in told.steps}
+    assert rates[4] == 0.003
+    assert rates[5] == 0.0015
+    assert told.steps[-1].skipped == 5
+    assert [step for step, _ in losses(tmp_path / "run")] == [2, 4, 6, 6, 8, 10, 12, 12]
+    assert all(torch.isfinite(p).all() for p in Run.open(tmp_path / "run").load_model().parameters())
+
+
+def test_a_run_that_went_back_and_was_killed_goes_on_as_one_that_was_not(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe(corpus, "gru", "gru", "tokenizer.sampling=0.1", "model.embedding_dropout=0.3")
+    bad = set(range(6, 11))
+    with monkeypatch.context() as patch:
+        plant(patch, bad)
+        train(wanted, session(tmp_path / "straight"), Recorder())
+    with monkeypatch.context() as patch:
+        plant(patch, bad)
+        # the second time that step 7 is done is after the way back
+        signals = iter([0, signal.SIGTERM])  # 0 is no signal
+        with pytest.raises(Interrupted):
+            train(wanted, session(tmp_path / "killed"), Recorder({7: lambda: os.kill(os.getpid(), next(signals))}))
+    train(wanted, session(tmp_path / "killed", resume=True), Recorder())
+    assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "straight")
+    assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
 
 
 def test_gradients_that_stay_infinite_end_the_run_with_exit_code_4(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(monkeypatch, set(range(1000)))
+    plant(monkeypatch, set(range(7, 1000)))
+    told = Recorder()
     with pytest.raises(
-        DivergedError, match=r"20 steps in a row up to step 20 .* lower training.learning_rate"
+        DivergedError, match=r"step 9: 5 steps in a row .* not finite; .* lower training.learning_rate"
     ) as caught:
-        train(recipe(corpus, "gru", "gru", "training.max_steps=100"), session(tmp_path / "run"), Recorder())
+        train(recipe(corpus, "gru", "gru", "training.max_steps=100"), session(tmp_path / "run"), told)
     assert caught.value.exit_code == 4
+    back = [warning for warning in told.warnings if "back to step" in warning]
+    assert ["back to step 4" in warning for warning in back] == [True, True, True]
+    translator = Translator.load(tmp_path / "run", device="cpu")  # what was good before is kept
+    assert len(list(translator.translate(["the cat sleeps ."]))) == 1
+
+
+def test_a_checkpoint_that_finds_the_disk_full_is_done_without(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Recorder(fill_disk(monkeypatch, steps=range(4, 8)))
+    train(recipe(corpus), session(tmp_path / "run"), told)
+    assert len(told.warnings) == 2  # the checkpoint of step 4, the model of step 6
+    assert all("No space left on device" in warning and "goes on" in warning for warning in told.warnings)
+    train(recipe(corpus), session(tmp_path / "other"), Recorder())
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "other")
+
+
+def test_a_disk_that_stays_full_ends_the_run_at_the_third_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Recorder(fill_disk(monkeypatch, steps=range(4, 1000)))
+    with pytest.raises(CheckpointError, match=r"cannot be written: No space left on device"):
+        train(recipe(corpus), session(tmp_path / "run"), told)
+    assert told.steps[-1].step == 8
+    assert [path.name for path in (tmp_path / "run" / "resume").iterdir()] == ["step-0"]
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, steps: range) -> dict[int, Any]:
+    """What to do at which step so that from the first of ``steps`` to the last no file can be written to the end."""
+    fsync = os.fsync
+    full = False
+
+    def set_full(value: bool) -> None:
+        nonlocal full
+        full = value
+
+    def failing(descriptor: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    return {steps.start: lambda: set_full(True), steps.stop: lambda: set_full(False)}
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
