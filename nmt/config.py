@@ -425,8 +425,25 @@ AnySchedule = ConstantSchedule | InverseSqrtSchedule | CosineSchedule | LinearSc
 BleuTokenize = Literal["auto", "none", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200"]
 
 
+def _seconds(value: Any) -> Any:
+    """``"90s"``, ``"30m"``, ``"1.5h"`` or a number of seconds."""
+    if isinstance(value, str) and value[-1:] in _UNITS:
+        try:
+            return float(value[:-1]) * _UNITS[value[-1]]
+        except ValueError as error:
+            raise ValueError(f"not a time such as '90s', '30m' or '1.5h': {value!r}") from error
+    return value
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
 class TrainingConfig(Frozen):
     """How the model is trained. Counts of steps are optimiser steps, whatever the accumulation.
+
+    ``budget`` is the time for the whole run, seconds or ``"30m"``; 0 is none. With one, ``max_steps``,
+    ``validate_every`` and ``save_every`` are not used: the steps are as many as the time is enough for, warm-up takes
+    at most a tenth of them, and a schedule that would not fall by itself falls to zero in a straight line.
 
     ``batch_tokens`` bounds rows times the longest side of a batch, padding counted; ``accumulate`` batches make one
     step. ``metric`` decides which checkpoint is best and when ``patience`` validations without improvement stop the
@@ -439,6 +456,7 @@ class TrainingConfig(Frozen):
 
     seed: int = Field(default=1, ge=0, lt=2**63)
     max_steps: int = Field(default=20000, ge=1)
+    budget: Annotated[float, BeforeValidator(_seconds)] = Field(default=0.0, ge=0.0, le=1e8)
     batch_tokens: int = Field(default=4096, ge=1)
     accumulate: int = Field(default=1, ge=1)
     optimizer: Literal["adam", "adamw"] = "adam"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,10 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the recipe, such as training.max_steps=100."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="TIME", help="Train for so long, such as 30m or 2h, and end on time."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="RUN", help="The run folder; runs/<the recipe's name> by default.")
     ] = None,
@@ -39,10 +44,13 @@ def train(
     ] = None,
 ) -> None:
     """Train a translation model; the run folder is all that translating needs."""
+    began = time.monotonic()
+
     from nmt.config import load_recipe
     from nmt.data.corpus import with_folder
 
-    parsed = load_recipe(recipe, set_ or ())
+    settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]
+    parsed = load_recipe(recipe, settings)
     if data is not None:
         parsed = parsed.model_copy(update={"data": with_folder(parsed.data, data)})
     folder = out or Path("runs") / recipe.stem
@@ -54,7 +62,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     with TerminalReporter() as reporter:
-        best = train(parsed, Session(folder, resume, force, device, store), reporter)
+        best = train(parsed, Session(folder, resume, force, device, store, began), reporter)
     scores = ", ".join(f"{name} {value:.2f}" for name, value in best.scores.items())
     console.note(f"best: {best.folder} ({scores})")
     console.note(f"translate with: nmt translate {folder} < FILE")

@@ -22,6 +22,7 @@ from nmt.models import Seq2Seq
 from nmt.training.average import average
 from nmt.training.curves import draw_curves
 from nmt.training.loss import token_loss
+from nmt.training.pace import new_pace
 from nmt.training.precision import autocast
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
 from nmt.training.schedule import Schedule
@@ -50,22 +51,24 @@ class Trainer:
         self.config = run.recipe.training
         self.device = next(state.model.parameters()).device
         self.dtype = torch.float32
+        self.pace = new_pace(self.config)
+        self._rate = 0.0
         self._unsaved_in_a_row = 0
 
     def train(self, stop: StopRequest) -> Checkpoint:
-        """Train to ``max_steps`` or until ``patience`` is out; gives the model that translates.
+        """Train to the end of the pace or until ``patience`` is out; gives the model that translates.
 
         Raises Interrupted after saving where ``stop`` was requested, DivergedError where neither skipping steps nor
         going back at lower rates brings gradients back to numbers, CheckpointError where checkpoints cannot be written.
         """
         position = self.state.position
         self._begin()
-        while position.step < self.config.max_steps and not self._out_of_patience():
+        while not self.pace.is_over(position) and not self._out_of_patience():
             try:
                 loss, tokens = self._backward(self._next_batches())
                 norm = self._update()
                 self._tell(loss, tokens, norm)
-                if position.step % self.config.validate_every == 0:
+                if self.pace.validates(position):
                     self._validate()
             except DivergedError as error:
                 position = self._retreat(error)
@@ -73,7 +76,7 @@ class Trainer:
             if stop:
                 self._save()
                 raise Interrupted(self._farewell(stop), stop.signal_number or signal.SIGTERM)
-            if position.step % self.config.save_every == 0 and not position.skipped_in_a_row:
+            if self.pace.saves(position) and not position.skipped_in_a_row:
                 with self._unless_unsaved_again():
                     self._save()
         return self._finish()
@@ -117,8 +120,9 @@ class Trainer:
         parameters = list(state.model.parameters())
         norm = float(clip_grad_norm_(parameters, self.config.clip_norm or math.inf))
         position.step += 1
+        self._rate = state.schedule.learning_rate(position.step, self.pace.total_steps(position))
         for group in state.optimizer.param_groups:
-            group["lr"] = state.schedule.learning_rate(position.step)
+            group["lr"] = self._rate
         if math.isfinite(norm):
             state.optimizer.step()
             position.skipped_in_a_row = 0
@@ -171,7 +175,9 @@ class Trainer:
     def _tell(self, loss: float, tokens: int, norm: float) -> None:
         """Add the step to the interval; report it, and log the interval where it ends."""
         position, interval = self.state.position, self.state.interval
-        interval.seconds += self._lap()
+        seconds = self._lap()
+        self.pace.stepped(seconds)
+        interval.seconds += seconds
         position.tokens += tokens
         interval.steps += 1
         interval.tokens += tokens
@@ -182,7 +188,7 @@ class Trainer:
             step=position.step,
             epoch=position.epoch,
             loss=interval.loss / max(interval.tokens, 1),
-            learning_rate=self.state.schedule.learning_rate(position.step),
+            learning_rate=self._rate,
             gradient_norm=interval.norm / interval.steps,
             tokens=position.tokens,
             tokens_per_second=interval.tokens / max(interval.seconds, 1e-9),
@@ -190,7 +196,7 @@ class Trainer:
             cpu_seconds=position.cpu_seconds,
             skipped=position.skipped,
         )
-        self.reporter.stepped(report, self.config.max_steps)
+        self.reporter.stepped(report, self.pace.total_steps(position))
         if position.step % self.config.log_every == 0:
             self._record("train", report)
             self.state.interval = Interval()
@@ -226,7 +232,7 @@ class Trainer:
         with self._unless_lost(self.run.folder / "curves.svg"):
             draw_curves(read_log(self.run.folder), self.run.folder / "curves.svg")
         position.validated = position.step
-        self._lap()  # tokens a second are counted without validations
+        self.pace.validated(position, self._lap())  # tokens a second are counted without validations
 
     def _record(self, kind: str, report: StepReport | ValidationReport) -> None:
         with self._unless_lost(self.log.path):
@@ -282,8 +288,9 @@ class Trainer:
             self.reporter.note(
                 f"the average of the best {len(candidates)}: BLEU {scores.bleu:.2f}, perplexity {scores.perplexity:.2f}"
             )
-        self._save()
         position = self.state.position
+        position.spent = self.config.budget
+        self._save()
         self.reporter.note(
             f"{position.step} steps, {position.tokens:,} target tokens in {position.seconds / 60:.1f} minutes "
             f"({position.cpu_seconds / 60:.1f} minutes of processor time)"

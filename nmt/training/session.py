@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from nmt.layers.positions import longest
 from nmt.models import Seq2Seq
 from nmt.training.allocator import keep_freed_memory
 from nmt.training.loop import Trainer, new_state
+from nmt.training.pace import new_pace
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter
 from nmt.training.signals import StopRequest
@@ -40,13 +42,17 @@ __all__ = ["Session", "store_folder", "train"]
 
 @dataclass(frozen=True)
 class Session:
-    """Where a recipe is run, and how to begin. ``force`` goes on although the recipe is another than the run's."""
+    """Where a recipe is run, and how to begin. ``force`` goes on although the recipe is another than the run's.
+
+    ``began`` is the moment, by ``time.monotonic``, from which a budget counts; left out, it is the call.
+    """
 
     folder: Path
     resume: bool = False
     force: bool = False
     device: str = "auto"
     store: Path | None = None
+    began: float | None = None
 
 
 def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
@@ -61,6 +67,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
         raise ConfigError(f"the recipe has no {what}; name corpora there, or a folder with --data")
     if session.resume and not (session.folder / "run.json").exists():
         raise CheckpointError(f"{session.folder}: there is no run to resume; leave out --resume to begin one")
+    began, cpu_began = session.began or time.monotonic(), time.process_time()
     keep_freed_memory()
     with _folder(session.folder):
         device = pick_device(session.device)
@@ -76,7 +83,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
                 reporter.warn(f"{complaint}; going on from the one before")
             if session.force:
                 run.write()  # now that the checkpoint is known to fit the new recipe
-            if state.position.step >= training.max_steps and not run.lacks_average():
+            if new_pace(training).is_over(state.position) and not run.lacks_average():
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
         store = prepare(recipe.data, run.tokenizers, session.store or store_folder(), progress=reporter.prepared)
@@ -98,6 +105,8 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
             reporter.note(_summary(run, state.model, trainer.dtype, device))
             if not session.resume:
                 state.save(run.folder, log_size=0)
+            state.position.seconds += time.monotonic() - began
+            state.position.cpu_seconds += time.process_time() - cpu_began
             with StopRequest() as stop:
                 return trainer.train(stop)
 

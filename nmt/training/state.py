@@ -48,7 +48,10 @@ class Interval:
 
 @dataclass
 class Position:
-    """Where a training stands. ``batch`` is the next batch of ``epoch``; the rest counts from the run's beginning."""
+    """Where a training stands. ``batch`` is the next batch of ``epoch``; the rest counts from the run's beginning.
+
+    ``spent`` is the budget with which the run came to its end.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -63,6 +66,7 @@ class Position:
     best_step: int = 0
     best_score: float | None = None
     waited: int = 0
+    spent: float = 0.0
 
 
 class TrainingState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -82,6 +83,22 @@ def test_from_a_folder_of_text_to_a_pipe(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_budget_of_seconds_is_trained_for_to_the_end_of_the_schedule(folder: Path) -> None:
+    done = train(folder, "--out", "run", "--budget", "15s")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    rates = [record["learning_rate"] for record in records if record["type"] == "train"]
+    assert len(rates) > 6  # the recipe's max_steps
+    assert rates[-1] < 0.1 * max(rates)
+    assert records[-1]["type"] == "valid"
+    assert "best: run/models/step-" in done.stderr
+
+    again = train(folder, "--out", "run", "--resume", "--budget", "15s")
+    assert again.returncode == 0, again.stderr
+    assert "this run is finished" in again.stderr
+
+
+@pytest.mark.slow
 def test_a_signal_saves_and_resume_goes_on(folder: Path) -> None:
     long = ("--set", "training.max_steps=100000", "--set", "training.validate_every=100000")
     command = [sys.executable, "-m", "nmt", "train", "recipe.toml", "--data", "corpus", "--out", "run", *long]
@@ -117,6 +134,7 @@ def test_a_signal_saves_and_resume_goes_on(folder: Path) -> None:
         (("train", "recipe.toml", "--data", "corpus", "--set", "data.target='de'"), 2, "the languages are en and de"),
         (("train", "recipe.toml", "--data", "corpus", "--out", "corpus/train.en/run"), 1, "cannot be written"),
         (("train", "recipe.toml", "--data", "corpus", "--resume"), 1, "there is no run to resume"),
+        (("train", "recipe.toml", "--data", "corpus", "--budget", "soon"), 2, "training.budget"),
         (("train", "recipe.toml", "--data", "corpus", "--device", "abacus"), 2, "abacus"),
         (("train", "recipe.toml", "--data", "corpus", "--set", "tokenizer.vocabulary=30000"), 2, "set it to"),
     ],

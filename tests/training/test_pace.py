@@ -1,0 +1,136 @@
+"""How long training goes on: by steps as the recipe says, by the clock so that it ends on time."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from nmt.config import TrainingConfig
+from nmt.training.pace import StepPace, TimePace, new_pace
+from nmt.training.schedule import Schedule
+from nmt.training.state import Position
+
+
+def config(**values: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate({"learning_rate": 1e-3, "schedule": "linear", **values})
+
+
+class Simulation:
+    """A run of which every step and every validation takes the seconds it is told to; the clock is a number."""
+
+    def __init__(self, training: TrainingConfig, step_seconds: Any, validation_seconds: Any, head: float = 0.0) -> None:
+        self.pace, self.schedule = TimePace(training), Schedule(training)
+        self.position = Position(seconds=float(head))
+        self.rates: list[float] = []
+        self.validations: list[float] = []
+        self.saves: list[float] = []
+        while not self.pace.is_over(self.position):
+            self.position.step += 1
+            self.rates.append(self.schedule.learning_rate(self.position.step, self.pace.total_steps(self.position)))
+            self.spend(float(step_seconds(self.position.step)))
+            if self.pace.validates(self.position):
+                self.validate(float(validation_seconds(self.position.seconds)))
+            if self.pace.saves(self.position):
+                self.saves.append(self.position.seconds)
+        for _ in range(2 if training.average > 1 else 1):
+            self.validate(float(validation_seconds(self.position.seconds)))
+
+    def spend(self, seconds: float) -> None:
+        self.position.seconds += seconds
+        self.pace.stepped(seconds)
+
+    def validate(self, seconds: float) -> None:
+        self.position.seconds += seconds
+        self.pace.validated(self.position, seconds)
+        self.validations.append(self.position.seconds)
+
+
+def uneven(seed: int, seconds: float) -> Any:
+    generator = random.Random(seed)
+    return lambda step: seconds * generator.uniform(0.3, 1.7) * (4 if step <= 3 else 1)
+
+
+@pytest.mark.parametrize("average", [0, 3])
+@pytest.mark.parametrize(
+    ("budget", "step", "validation", "head"),
+    [(600, 0.2, 9, 8), (1800, 0.4, 12, 10), (3600, 1.5, 60, 30), (120, 0.05, 2, 6), (60, 0.5, 1, 20)],
+)
+def test_a_budget_is_kept_within_three_percent(
+    budget: float, step: float, validation: float, head: float, average: int
+) -> None:
+    training = config(budget=budget, average=average, schedule={"type": "linear", "warmup_steps": 200})
+    # the first validations, of a model that babbles, take three times as long
+    run = Simulation(training, uneven(1, step), lambda now: validation * (3 if now < budget / 3 else 1), head)
+    assert 0.97 * budget <= run.position.seconds <= budget * 1.005
+
+
+def test_the_rate_rises_once_and_has_come_to_zero_when_the_time_is_over() -> None:
+    training = config(budget=900, schedule={"type": "linear", "warmup_steps": 300})
+    run = Simulation(training, uneven(2, 0.25), lambda now: 8.0, 10)
+    top = run.rates.index(max(run.rates))
+    assert 250 <= top <= 310
+    assert run.rates[: top + 1] == sorted(run.rates[: top + 1])
+    assert run.rates[-1] < 0.01e-3
+    half = len(run.rates) // 2
+    assert run.rates[half] == pytest.approx(0.53e-3, rel=0.1)
+
+
+def test_warm_up_is_a_tenth_of_the_steps_where_there_are_few() -> None:
+    training = config(budget=100, schedule={"type": "linear", "warmup_steps": 4000})
+    run = Simulation(training, lambda step: 0.2, lambda now: 1.0)
+    assert 0.05 < run.rates.index(max(run.rates)) / len(run.rates) < 0.15
+    assert max(run.rates) > 0.95e-3
+
+
+@pytest.mark.parametrize("kind", ["constant", "inverse-sqrt", "plateau"])
+def test_with_a_budget_every_schedule_falls_to_zero(kind: str) -> None:
+    run = Simulation(config(budget=100, schedule=kind), lambda step: 0.1, lambda now: 1.0)
+    assert run.rates[-1] < 0.02e-3
+
+
+def test_validations_are_spread_over_the_time_and_take_a_tenth_of_it_at_most() -> None:
+    cheap = Simulation(config(budget=1000), lambda step: 0.3, lambda now: 1.0)
+    assert 15 <= len(cheap.validations) <= 21
+    dear = Simulation(config(budget=1000), lambda step: 0.3, lambda now: 30.0)
+    assert 2 <= len(dear.validations) <= 5
+    for run in (cheap, dear):
+        gaps = [later - earlier for earlier, later in itertools.pairwise(run.validations)]
+        assert max(gaps) < 2.2 * min(gaps)
+        assert sum(30.0 for _ in dear.validations) <= 150
+
+
+def test_checkpoints_are_written_every_two_minutes_or_ten_times_a_run() -> None:
+    assert len(Simulation(config(budget=3600), lambda step: 1.0, lambda now: 20.0).saves) == pytest.approx(30, abs=3)
+    assert len(Simulation(config(budget=100), lambda step: 0.1, lambda now: 1.0).saves) == pytest.approx(10, abs=2)
+
+
+def test_a_run_that_has_spent_its_budget_is_over_and_goes_on_with_a_larger_one() -> None:
+    position = Position(seconds=50.0, spent=60.0)
+    assert TimePace(config(budget=60)).is_over(position)
+    assert not TimePace(config(budget=120)).is_over(position)
+
+
+def test_without_a_budget_steps_are_counted() -> None:
+    pace = new_pace(config(max_steps=10, validate_every=4, save_every=5))
+    assert isinstance(pace, StepPace)
+    steps = [Position(step=step) for step in range(1, 11)]
+    assert [position.step for position in steps if pace.validates(position)] == [4, 8]
+    assert [position.step for position in steps if pace.saves(position)] == [5, 10]
+    assert [pace.is_over(position) for position in steps] == [False] * 9 + [True]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), (45, 45)])
+def test_a_budget_may_be_given_with_its_unit(text: str | int, seconds: float) -> None:
+    training = config(budget=text)
+    assert training.budget == seconds
+    assert isinstance(new_pace(training), TimePace)
+
+
+@pytest.mark.parametrize("text", ["soon", "-3m", "m", "10 days"])
+def test_a_budget_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="budget"):
+        config(budget=text)
