@@ -41,6 +41,7 @@ VERBS = {
     "translate": "Translate lines of text.",
     "evaluate": "Score translations: BLEU, chrF, TER.",
     "align": "Link words by attention, draw it, measure AER.",
+    "runs": "List runs and what they reached.",
     "config": "Show what a recipe comes to.",
 }
 """What ``nmt --help`` lists. Each verb lives in the module of its name in ``nmt_cli.commands``."""
