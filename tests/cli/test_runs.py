@@ -31,7 +31,19 @@ def test_runs_stand_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str
     assert main(["runs", str(folder)]) == 0
     names, begun, trained = capsys.readouterr().out.splitlines()
     parameters = sum(part.numel() for part in Run.open(folder / "deep" / "trained").new_model().parameters())
-    assert names.split() == "run encoder decoder parameters steps minutes perplexity BLEU chrF test BLEU".split()
+    assert names.split() == [
+        "run",
+        "encoder",
+        "decoder",
+        "parameters",
+        "steps",
+        "minutes",
+        "perplexity",
+        "BLEU",
+        "chrF",
+        "test",
+        "BLEU",
+    ]
     assert begun.split() == [str(folder / "begun"), "gru", "gru", "-", "0", "-", "-", "-", "-", "-"]
     figures = [f"{parameters:,}", "1,500", "1500.0", "-", "2.00", "1.00", "12.35"]
     assert trained.split() == [str(folder / "deep" / "trained"), "gru", "gru", *figures]
