@@ -525,5 +525,6 @@ def test_an_average_is_no_part_of_the_next_average_and_neither_is_a_damaged_mode
 
 def test_a_model_that_is_no_number_when_validated_ends_with_exit_code_4(corpus: Path, tmp_path: Path) -> None:
     settings = ("training.learning_rate=1e30", "training.validate_every=1")
-    with pytest.raises(DivergedError, match=r"validation set is not a number any more; .*did not help 3 times; lower training.learning_rate"):
+    words = r"validation set is not a number any more; .*did not help 3 times; lower training.learning_rate"
+    with pytest.raises(DivergedError, match=words):
         train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / "run"), Recorder())
