@@ -443,7 +443,7 @@ class TrainingConfig(Frozen):
 
     ``budget`` is the time for the whole run, seconds or ``"30m"``; 0 is none. With one, ``max_steps``,
     ``validate_every`` and ``save_every`` are not used: the steps are as many as the time is enough for, warm-up takes
-    at most a tenth of them, and a schedule that would not fall by itself falls to zero in a straight line.
+    at most a tenth of them, and any schedule but ``linear`` and ``cosine`` becomes ``linear``: it falls to zero.
 
     ``batch_tokens`` bounds rows times the longest side of a batch, padding counted; ``accumulate`` batches make one
     step. ``metric`` decides which checkpoint is best and when ``patience`` validations without improvement stop the

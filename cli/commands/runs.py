@@ -23,16 +23,17 @@ def runs(
     from nmt.training.summary import RunSummary, find_runs, summarize, table
 
     found: list[RunSummary] = []
-    for path in find_runs(folder):
+    paths = list(find_runs(folder))
+    for path in paths:
         try:
             found.append(summarize(path))
         except NmtError as error:
             console.warn(f"{error}; it is left out")
-    if not found:
+    if not paths:
         console.note(f"{folder}: there are no runs in it")
     elif json:
         for summary in found:
             typer.echo(encoder.dumps(summary.as_dict(), ensure_ascii=False))
-    else:
+    elif found:
         for line in table(found):
             typer.echo(line)

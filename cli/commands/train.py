@@ -57,12 +57,19 @@ def train(
 
     import torch
 
+    from nmt.distributed import joined
+    from nmt.training.report import SilentReporter
     from nmt.training.session import Session, train
 
     if threads:
         torch.set_num_threads(threads)
-    with TerminalReporter() as reporter:
-        best = train(parsed, Session(folder, resume, force, device, store, began), reporter)
+    session = Session(folder, resume, force, device, store, began)
+    with joined() as ranks:
+        if not ranks.is_first:
+            train(parsed, session, SilentReporter(), ranks)
+            return
+        with TerminalReporter() as reporter:
+            best = train(parsed, session, reporter, ranks)
     scores = ", ".join(f"{name} {value:.2f}" for name, value in best.scores.items())
     console.note(f"best: {best.folder} ({scores})")
     console.note(f"translate with: nmt translate {folder} < FILE")
@@ -94,10 +101,10 @@ class TerminalReporter:
         """So many pairs have been read and tokenised."""
         self._pairs(done, total)
 
-    def stepped(self, report: StepReport, max_steps: int) -> None:
+    def stepped(self, report: StepReport, total: int | None) -> None:
         """A step is done."""
         self._steps.extra = f"loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s"
-        self._steps(report.step, max_steps)
+        self._steps(report.step, total)
 
     def validated(self, report: ValidationReport) -> None:
         """A validation is done."""

@@ -7,8 +7,9 @@ it had never stopped. Random numbers are Philox's raw ones, which no version of 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,9 +129,13 @@ class BatchSource:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``start`` on."""
+        return (make() for make in self.plan(epoch, start))
+
+    def plan(self, epoch: int, start: int = 0) -> Iterator[Callable[[], Batch]]:
+        """The same batches, each to be made by a call: who wants one in two need not make the other."""
         for window, batches in self._windows(epoch):
             for members in batches[start:]:
-                yield window.batch(members, self._special)
+                yield functools.partial(window.batch, members, self._special)
             start = max(0, start - len(batches))
 
     def _windows(self, epoch: int) -> Iterator[tuple[_Window, list[Numbers]]]:

@@ -27,15 +27,18 @@ class _Drop(torch.autograd.Function):
 
 
 def _masked(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-    """Bytes widen, and products run, many at a time; ``torch.where`` and booleans go one by one on a CPU."""
-    return keep.to(x.dtype).mul_(scale).mul_(x)
+    """Bytes widen, and products run, many at a time; ``torch.where`` and booleans go one by one on a CPU.
+
+    The scale comes last: on its own it would be rounded to the type of x.
+    """
+    return keep.to(x.dtype).mul_(x).mul_(scale)
 
 
 class Dropout(nn.Module):
     """Zeroes a share of the elements in training and scales the rest up to keep the mean (Srivastava et al. 2014).
 
     On a CPU the share is rounded to a 256th: one random byte decides an element, so that one 64-bit draw serves eight;
-    the scale follows the rounded share and the mean stays exact. The draws come from torch's own generator.
+    the scale follows the rounded share and the mean is kept. The draws come from torch's own generator.
     """
 
     def __init__(self, probability: float) -> None:

@@ -15,25 +15,27 @@ import ctypes
 import os
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["keep_few_kernels", "keep_freed_memory"]
 
 # From malloc.h.
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4
 
-
 #: How many kernels oneDNN keeps.
 KERNELS = 256
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed blocks for reuse; says whether it was told. Elsewhere nothing is done.
+def keep_few_kernels() -> None:
+    """Tell oneDNN to keep :data:`KERNELS` kernels, by the environment variable that it reads at its first product.
 
-    oneDNN is told of :data:`KERNELS` by its environment variable, which it reads at the first product of a process; a
-    value that is there already stays.
+    A value that is there already stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed blocks for reuse; says whether it was told. Elsewhere nothing is done."""
     if not sys.platform.startswith("linux"):
         return False
     try:

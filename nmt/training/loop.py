@@ -1,22 +1,28 @@
 """The training loop: batches, loss, backward, clip, step, log, validate, save, stop.
 
-How batches, losses, scores and files are made lives elsewhere; what happens in which order is here.
+How batches, losses, scores and files are made lives elsewhere; what happens in which order is here. With several
+processes (:class:`~nmt.distributed.Ranks`) each runs this loop on its share of every step's batches; what a decision
+rests on is agreed on first, so that all take the same one, and the first process alone validates, tells and writes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, fields
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from nmt.checkpoint import Checkpoint, Run, check_folder, goodness
 from nmt.data.batching import Batch, BatchSource
+from nmt.distributed import Ranks
 from nmt.errors import CheckpointError, DivergedError, Interrupted
 from nmt.models import Seq2Seq
 from nmt.training.average import average
@@ -27,8 +33,8 @@ from nmt.training.precision import autocast
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
 from nmt.training.schedule import Schedule
 from nmt.training.signals import StopRequest
-from nmt.training.state import Interval, Position, TrainingState
-from nmt.training.validation import Validator
+from nmt.training.state import Interval, Position, TrainingState, seed_rank
+from nmt.training.validation import Scores, Validator
 
 __all__ = ["Trainer"]
 
@@ -40,6 +46,20 @@ MAX_RETREATS = 3
 MAX_UNSAVED_IN_A_ROW = 3
 
 
+class Objective(nn.Module):
+    """What is minimised, as a module: the loss of a batch, summed over its tokens."""
+
+    def __init__(self, model: Seq2Seq, smoothing: float) -> None:
+        super().__init__()
+        self.model, self.smoothing = model, smoothing
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of every real target token of ``batch``, summed."""
+        features = self.model(batch).features
+        weight = self.model.output.weight
+        return token_loss(features, weight, batch.target_out, batch.target_mask, smoothing=self.smoothing).loss
+
+
 class Trainer:
     """Trains the model of one run from wherever its state stands to the end of its recipe."""
 
@@ -49,6 +69,8 @@ class Trainer:
         self.run, self.state, self.source, self.validator = run, state, source, validator
         self.log, self.reporter = log, reporter
         self.config = run.recipe.training
+        self.ranks = state.ranks
+        self.objective = self.ranks.parallel(Objective(state.model, self.config.label_smoothing))
         self.device = next(state.model.parameters()).device
         self.dtype = torch.float32
         self.pace = new_pace(self.config)
@@ -62,54 +84,66 @@ class Trainer:
         going back at lower rates brings gradients back to numbers, CheckpointError where checkpoints cannot be written.
         """
         position = self.state.position
+        self._clock, self._cpu_clock = time.monotonic(), time.process_time()
         self._begin()
-        while not self.pace.is_over(position) and not self._out_of_patience():
+        while not self._is_over() or position.validated != position.step:
             try:
-                loss, tokens = self._backward(self._next_batches())
-                norm = self._update()
-                self._tell(loss, tokens, norm)
-                if self.pace.validates(position):
+                if not self._is_over():
+                    self._step()
+                if self._is_over() or self.pace.validates(position):
                     self._validate()
             except DivergedError as error:
                 position = self._retreat(error)
                 continue
-            if stop:
+            if self._any(stop):
                 self._save()
                 raise Interrupted(self._farewell(stop), stop.signal_number or signal.SIGTERM)
-            if self.pace.saves(position) and not position.skipped_in_a_row:
+            if not position.skipped_in_a_row and self.pace.saves(position):
                 with self._unless_unsaved_again():
                     self._save()
         return self._finish()
 
     # ------------------------------------------------------------------------------------------------------- a step
 
-    def _next_batches(self) -> list[Batch]:
-        """The batches of the next step; the position moves behind them."""
-        return [next(self._stream).to(self.device) for _ in range(self.config.accumulate)]
+    def _begin(self) -> None:
+        self.state.model.train()
+        self._stream = self._endless()
 
-    def _endless(self) -> Iterator[Batch]:
-        """Batches from the position on, epoch after epoch."""
+    def _step(self) -> None:
+        loss, tokens = self._backward(self._next_batches())
+        norm = self._update()
+        self._tell(loss, tokens, norm)
+
+    def _next_batches(self) -> list[Batch]:
+        """The batches of the next step that this process takes; the position moves behind all of them."""
+        of_all = itertools.islice(self._stream, self.config.accumulate * self.ranks.size)
+        return [make().to(self.device) for make in list(of_all)[self.ranks.rank :: self.ranks.size]]
+
+    def _endless(self) -> Iterator[Callable[[], Batch]]:
+        """Batches, yet to be made, from the position on, epoch after epoch."""
         position = self.state.position
         while True:
-            for batch in self.source.batches(position.epoch, position.batch):
+            for batch in self.source.plan(position.epoch, position.batch):
                 position.batch += 1
                 yield batch
             position.epoch, position.batch = position.epoch + 1, 0
 
     def _backward(self, batches: list[Batch]) -> tuple[float, int]:
-        """Gradients of the mean loss over all tokens of the step, however they fall into batches."""
-        model, smoothing = self.state.model, self.config.label_smoothing
-        tokens = sum(batch.target_tokens for batch in batches)
+        """Gradients of the mean loss over all tokens of the step, however they fall into batches and processes.
+
+        Gives the sum of this process's losses and the number of tokens in all.
+        """
+        (tokens,) = self.ranks.total(sum(batch.target_tokens for batch in batches))
+        share = self.ranks.size / tokens  # gradients are averaged over the processes
         total = 0.0
-        for batch in batches:
-            with autocast(self.dtype, self.device):
-                decoded = model(batch)
-                loss = token_loss(
-                    decoded.features, model.output.weight, batch.target_out, batch.target_mask, smoothing=smoothing
-                ).loss
-            (loss / tokens).backward()  # type: ignore[no-untyped-call]
+        for number, batch in enumerate(batches, 1):
+            last = number == len(batches)
+            with contextlib.nullcontext() if last else self.ranks.local_gradients(self.objective):
+                with autocast(self.dtype, self.device):
+                    loss = self.objective(batch)
+                (loss * share).backward()
             total += float(loss.detach())
-        return total, tokens
+        return total, int(tokens)
 
     def _update(self) -> float:
         """One optimiser step; one whose gradient is not finite is skipped and counted. Gives the gradient's norm.
@@ -143,40 +177,40 @@ class Trainer:
 
         Raises DivergedError where the run has gone back often enough.
         """
+        self._lap()
         state, before = self.state, self.state.position
         if before.retreats == MAX_RETREATS:
             raise DivergedError(
                 f"{self.run.folder}: step {before.step}: {reason}; going back to a checkpoint at half the rate did not "
                 f"help {MAX_RETREATS} times; lower training.learning_rate or lengthen training.schedule.warmup_steps"
             ) from reason
+        factor = state.schedule.factor
         log_size, complaints = state.load(self.run.folder)
         for complaint in complaints:
             self.reporter.warn(f"{complaint}; going back to the one before")
         after = state.position
-        after.retreats, after.skipped = before.retreats + 1, before.skipped
+        after.retreats, after.skipped, after.skipped_in_a_row = before.retreats + 1, before.skipped, 0
         after.seconds, after.cpu_seconds = before.seconds, before.cpu_seconds
-        state.schedule.factor /= 2
+        state.schedule.factor = min(state.schedule.factor, factor) / 2
         self.log.cut(log_size)
         self.reporter.warn(
             f"step {before.step}: {reason}: back to step {after.step}, and on at half the learning rate "
             f"({after.retreats} of at most {MAX_RETREATS} times)"
         )
-        self._save()
+        with self._unless_unsaved_again():
+            self._save()
+        self._lap()
         self._begin()
         return after
 
     # ---------------------------------------------------------------------------------------------- what is said of it
 
-    def _begin(self) -> None:
-        self.state.model.train()
-        self._stream = self._endless()
-        self._clock, self._cpu_clock = time.monotonic(), time.process_time()
-
     def _tell(self, loss: float, tokens: int, norm: float) -> None:
         """Add the step to the interval; report it, and log the interval where it ends."""
         position, interval = self.state.position, self.state.interval
+        (loss,) = self.ranks.total(loss)
         seconds = self._lap()
-        self.pace.stepped(seconds)
+        self.pace.stepped(position, seconds)
         interval.seconds += seconds
         position.tokens += tokens
         interval.steps += 1
@@ -202,26 +236,28 @@ class Trainer:
             self.state.interval = Interval()
 
     def _lap(self) -> float:
-        """Seconds since the last lap, added to the run's time as the processor's are."""
+        """Seconds since the last lap, added to the run's time as those of all processors are."""
         position, seconds, cpu_seconds = self.state.position, self._clock, self._cpu_clock
         self._clock, self._cpu_clock = time.monotonic(), time.process_time()
-        position.seconds += self._clock - seconds
-        position.cpu_seconds += self._cpu_clock - cpu_seconds
-        return self._clock - seconds
+        all_seconds, all_cpu_seconds = self.ranks.total(self._clock - seconds, self._cpu_clock - cpu_seconds)
+        position.seconds += all_seconds / self.ranks.size
+        position.cpu_seconds += all_cpu_seconds
+        return all_seconds / self.ranks.size
 
     def _validate(self) -> None:
         """Score the model, keep it where it is among the best, hear what the schedule makes of it."""
         position = self.state.position
-        scores = self.validator(self.state.model, self.device, self.dtype)
+        scores = self._scores(self.state.model)
         value = goodness(self.config.metric, scores.by_metric())
         best = position.best_score is None or value > position.best_score
         if best:
-            position.best_score, position.best_step, position.waited = value, position.step, 0
+            position.best_score, position.waited = value, 0
         else:
             position.waited += 1
-        with self._unless_unsaved_again():
-            self.run.save_model(self.state.model, position.step, scores.by_metric())
-            self.run.keep_best(max(1, self.config.average))
+        if self.ranks.is_first:
+            with self._unless_unsaved_again():
+                self.run.save_model(self.state.model, position.step, scores.by_metric())
+                self.run.keep_best(max(1, self.config.average))
         if self.state.schedule.validated(best):
             self.reporter.note(f"step {position.step}: no better, the learning rate is cut")
         report = ValidationReport(
@@ -229,10 +265,25 @@ class Trainer:
         )
         self._record("valid", report)
         self.reporter.validated(report)
-        with self._unless_lost(self.run.folder / "curves.svg"):
-            draw_curves(read_log(self.run.folder), self.run.folder / "curves.svg")
+        if self.ranks.is_first:
+            with self._unless_lost(self.run.folder / "curves.svg"):
+                draw_curves(read_log(self.run.folder), self.run.folder / "curves.svg")
         position.validated = position.step
+        self.ranks.wait()
         self.pace.validated(position, self._lap())  # tokens a second are counted without validations
+
+    def _scores(self, model: Seq2Seq) -> Scores:
+        """The validation of a model, by the first process for all.
+
+        Raises DivergedError where the loss is no number.
+        """
+        figures = (math.nan,) * len(fields(Scores))
+        if self.ranks.is_first:
+            figures = astuple(self.validator(model, self.device, self.dtype))
+        scores = Scores(*self.ranks.of_first(*figures))
+        if not math.isfinite(scores.loss):
+            raise DivergedError("the loss of the validation set is not a number any more")
+        return scores
 
     def _record(self, kind: str, report: StepReport | ValidationReport) -> None:
         with self._unless_lost(self.log.path):
@@ -263,10 +314,17 @@ class Trainer:
 
     # ----------------------------------------------------------------------------------------------------- its end
 
-    def _out_of_patience(self) -> bool:
-        return 0 < self.config.patience <= self.state.position.waited
+    def _any(self, stop: StopRequest) -> bool:
+        """Whether a process was told to stop."""
+        (told,) = self.ranks.total(bool(stop))
+        return told > 0
+
+    def _is_over(self) -> bool:
+        position = self.state.position
+        return self.pace.is_over(position) or 0 < self.config.patience <= position.waited
 
     def _save(self) -> None:
+        """Write a checkpoint to go on from."""
         self.state.save(self.run.folder, log_size=self.log.size)
 
     def _farewell(self, stop: StopRequest) -> str:
@@ -276,18 +334,11 @@ class Trainer:
         )
 
     def _finish(self) -> Checkpoint:
-        """Validate the last step and the average of the best, and leave a checkpoint to go on from."""
-        if self.state.position.validated != self.state.position.step:
-            self._validate()
-        candidates = [one for one in self.run.checkpoints() if one.step and self._is_whole(one)][: self.config.average]
-        if len(candidates) > 1:
-            averaged: Seq2Seq = average(self.run, candidates).to(self.device)
-            scores = self.validator(averaged, self.device, self.dtype)
-            self.run.save_model(averaged, 0, scores.by_metric(), name="average")
-            self._lap()
-            self.reporter.note(
-                f"the average of the best {len(candidates)}: BLEU {scores.bleu:.2f}, perplexity {scores.perplexity:.2f}"
-            )
+        """Make the average of the best, and leave a checkpoint to go on from."""
+        if self.ranks.is_first:
+            self._average()
+        self.ranks.wait()
+        self._lap()
         position = self.state.position
         position.spent = self.config.budget
         self._save()
@@ -296,6 +347,17 @@ class Trainer:
             f"({position.cpu_seconds / 60:.1f} minutes of processor time)"
         )
         return self.run.best()
+
+    def _average(self) -> None:
+        """Make a model of the best ones' mean weights, and validate it."""
+        candidates = [one for one in self.run.checkpoints() if one.step and self._is_whole(one)][: self.config.average]
+        if len(candidates) > 1:
+            averaged: Seq2Seq = average(self.run, candidates).to(self.device)
+            scores = self.validator(averaged, self.device, self.dtype)
+            self.run.save_model(averaged, 0, scores.by_metric(), name="average")
+            self.reporter.note(
+                f"the average of the best {len(candidates)}: BLEU {scores.bleu:.2f}, perplexity {scores.perplexity:.2f}"
+            )
 
     def _is_whole(self, checkpoint: Checkpoint) -> bool:
         """Whether a checkpoint can be averaged; a damaged one is named."""
@@ -307,8 +369,8 @@ class Trainer:
         return True
 
 
-def new_state(run: Run, device: torch.device) -> TrainingState:
-    """A model drawn from the recipe's seed, its optimiser and its schedule."""
+def new_state(run: Run, device: torch.device, ranks: Ranks) -> TrainingState:
+    """A model drawn from the recipe's seed, the same in all processes, its optimiser and its schedule."""
     config = run.recipe.training
     torch.manual_seed(config.seed)
     model = run.new_model().to(device)
@@ -321,4 +383,6 @@ def new_state(run: Run, device: torch.device) -> TrainingState:
         weight_decay=config.weight_decay,
         fused=True,
     )
-    return TrainingState(model, optimizer, Schedule(config))
+    if not ranks.is_first:
+        seed_rank(config.seed, ranks.rank, 0)
+    return TrainingState(model, optimizer, Schedule(config), ranks)

@@ -38,14 +38,19 @@ class TokenLoss:
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """The sum of losses, its gradients made on the way forward."""
+    """The sum of losses, its gradients made on the way forward where they are ``wanted``."""
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        dtype: torch.dtype,
+        wanted: bool,
     ) -> tuple[Tensor, Tensor]:
         vocabulary = weight.shape[0]
-        wanted = any(ctx.needs_input_grad)
         narrow_features, narrow_weight = features.detach().to(dtype), weight.detach().to(dtype)
         feature_gradient = torch.empty_like(features) if wanted else None
         weight_gradient = torch.zeros_like(weight) if wanted else None
@@ -82,10 +87,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss.to(_wide(features)), nll
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         feature_gradient, weight_gradient = ctx.saved_tensors
         scale = gradients[0]
-        return feature_gradient * scale, weight_gradient * scale, None, None, None
+        return feature_gradient * scale, weight_gradient * scale, None, None, None, None
 
 
 def _wide(features: Tensor) -> torch.dtype:
@@ -107,7 +112,9 @@ def token_loss(
     with torch.autocast(kind, enabled=False):
         real = mask.flatten().nonzero().squeeze(1)
         chosen = features.flatten(0, 1).index_select(0, real)
-        loss, nll = _ChunkedCrossEntropy.apply(chosen, weight, targets.flatten()[real], smoothing, dtype)  # type: ignore[no-untyped-call]
+        loss, nll = _ChunkedCrossEntropy.apply(
+            chosen, weight, targets.flatten()[real], smoothing, dtype, torch.is_grad_enabled()
+        )  # type: ignore[no-untyped-call]
     return TokenLoss(loss, nll)
 
 

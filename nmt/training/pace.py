@@ -3,7 +3,7 @@
 By steps, all of it stands in the recipe. By the clock, a budget of seconds is fitted: the speed of the steps so far and
 the time left give the number of steps that the run will have had, which is what the schedule needs to know for the
 rate to reach its end as the time does; validations come at equal distances in time, as many as a tenth of the budget
-pays for; and what the last validation and the average will take is kept back for them.
+pays for and at least one a quarter; and what the last validation and the average will take is kept back for them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from nmt.training.state import Position
 
 __all__ = ["Pace", "StepPace", "TimePace", "new_pace"]
 
-#: The share of a budget that validations on the way may take, and how many there are at most.
+#: The share of a budget that validations on the way may take, if they are cheap enough for one a quarter, and how many
+#: there are at most.
 VALIDATION_SHARE, MOST_VALIDATIONS = 0.1, 20
 #: Seconds between two checkpoints to go on from, at most; a tenth of the budget where that is less.
 SAVE_SECONDS = 120.0
@@ -32,7 +33,7 @@ class StepPace:
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
 
-    def total_steps(self, position: Position) -> int:
+    def total_steps(self, position: Position) -> int | None:
         """The step with which the run will end, as far as can be told now: ``max_steps``."""
         return self.config.max_steps
 
@@ -48,7 +49,7 @@ class StepPace:
         """Every ``save_every`` steps."""
         return position.step % self.config.save_every == 0
 
-    def stepped(self, seconds: float) -> None:
+    def stepped(self, position: Position, seconds: float) -> None:
         """Steps are counted, not timed."""
 
     def validated(self, position: Position, seconds: float) -> None:
@@ -56,68 +57,72 @@ class StepPace:
 
 
 class TimePace:
-    """A budget of seconds for the whole run, from the start of the command to the last file written."""
+    """A budget of seconds for the whole run, from the start of the command to the last file written.
+
+    What is learnt of the machine on the way stands in the position: a run that is resumed knows it still.
+    """
 
     def __init__(self, config: TrainingConfig) -> None:
         self.budget = config.budget
         self.averages = config.average > 1
-        self._steps = 0
-        self._step_seconds = 0.0
-        self._validation_seconds = 0.0
-        self._next_validation = self.budget * VALIDATION_SHARE
-        self._next_save = 0.0
 
-    def total_steps(self, position: Position) -> int:
-        """The steps done and those that the time left is enough for, at the speed so far."""
-        if self._steps <= COLD_STEPS:
-            return position.step + 10**6  # nothing is known yet, and the rate should not fall meanwhile
-        each = self._step_seconds / (self._steps - COLD_STEPS)
+    def total_steps(self, position: Position) -> int | None:
+        """The steps done and those that the time left is enough for, at the speed so far; None while it is unknown."""
+        measured = position.timed_steps - COLD_STEPS
+        if measured <= 0:
+            return None
+        each = position.timed_seconds / measured
         return max(position.step, 1) + int(self._time_for_steps(position) / each)
 
     def is_over(self, position: Position) -> bool:
-        """Whether only what the end takes is left."""
-        return position.seconds >= self._deadline() or position.spent == self.budget
+        """Whether only what the end takes is left. However short the budget, there is a step to save."""
+        spent = position.seconds >= self._deadline(position) or position.spent == self.budget
+        return position.step > 0 and spent
 
     def validates(self, position: Position) -> bool:
         """At equal distances in time, but not shortly before the end, which validates by itself."""
-        left = self._deadline() - position.seconds
-        return position.seconds >= self._next_validation and left > self._distance() / 2
+        left = self._deadline(position) - position.seconds
+        return position.seconds >= self._next_validation(position) and left > self._distance(position) / 2
 
     def saves(self, position: Position) -> bool:
         """Every two minutes, or ten times a run."""
-        if position.seconds < self._next_save:
-            return False
-        self._next_save = position.seconds + min(SAVE_SECONDS, self.budget / 10)
-        return True
+        return position.seconds >= position.saved_at + min(SAVE_SECONDS, self.budget / 10)
 
-    def stepped(self, seconds: float) -> None:
+    def stepped(self, position: Position, seconds: float) -> None:
         """Learn the speed of this machine."""
-        self._steps += 1
-        if self._steps > COLD_STEPS:
-            self._step_seconds += seconds
+        if not position.timed_steps:
+            position.validated_at = position.seconds  # the first validation is awaited from here
+        position.timed_steps += 1
+        if position.timed_steps > COLD_STEPS:
+            position.timed_seconds += seconds
 
     def validated(self, position: Position, seconds: float) -> None:
         """Learn what a validation costs; the next comes when it can be paid for."""
         # Validations get shorter as translations get better, never much longer.
-        self._validation_seconds = seconds
-        self._next_validation = position.seconds + self._distance()
+        position.validation_seconds = seconds
+        position.validated_at = position.seconds
 
-    def _distance(self) -> float:
+    def _next_validation(self, position: Position) -> float:
+        return position.validated_at + self._distance(position)
+
+    def _distance(self, position: Position) -> float:
         """Seconds from one validation to the next: never more than a quarter, what the last one cost gets stale."""
-        affordable = max(self._validation_seconds / VALIDATION_SHARE, self.budget / MOST_VALIDATIONS)
+        if not position.validation_seconds:
+            return self.budget * VALIDATION_SHARE
+        affordable = max(position.validation_seconds / VALIDATION_SHARE, self.budget / MOST_VALIDATIONS)
         return min(affordable, self.budget / 4)
 
-    def _deadline(self) -> float:
+    def _deadline(self, position: Position) -> float:
         """When training has to end for its last validation, and that of the average, to end in time."""
-        last = self._validation_seconds * (2 if self.averages else 1)
+        last = position.validation_seconds * (2 if self.averages else 1)
         return self.budget * (1 - MARGIN) - last
 
     def _time_for_steps(self, position: Position) -> float:
         """Seconds until the deadline, less those of the validations in between."""
-        left = max(0.0, self._deadline() - position.seconds)
-        first = max(0.0, self._next_validation - position.seconds)
-        validations = 0 if left < first else 1 + int((left - first) / self._distance())
-        return max(0.0, left - validations * self._validation_seconds)
+        left = max(0.0, self._deadline(position) - position.seconds)
+        first = max(0.0, self._next_validation(position) - position.seconds)
+        validations = 0 if left < first else 1 + int((left - first) / self._distance(position))
+        return max(0.0, left - validations * position.validation_seconds)
 
 
 Pace = StepPace | TimePace

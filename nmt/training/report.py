@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Log", "Reporter", "SilentReporter", "StepReport", "ValidationReport", "read_log"]
+__all__ = ["Log", "NoLog", "Reporter", "SilentReporter", "StepReport", "ValidationReport", "read_log"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Reporter(Protocol):
         """So many pairs have been read and tokenised, of so many where that is known."""
         ...
 
-    def stepped(self, report: StepReport, max_steps: int) -> None:
-        """A step is done; ``report`` covers the steps since the last logged one."""
+    def stepped(self, report: StepReport, total: int | None) -> None:
+        """A step is done, of so many where that is known; ``report`` covers the steps since the last logged one."""
         ...
 
     def validated(self, report: ValidationReport) -> None:
@@ -85,7 +85,7 @@ class SilentReporter:
     def prepared(self, done: int, total: int | None) -> None:
         """Say nothing."""
 
-    def stepped(self, report: StepReport, max_steps: int) -> None:
+    def stepped(self, report: StepReport, total: int | None) -> None:
         """Say nothing."""
 
     def validated(self, report: ValidationReport) -> None:
@@ -139,6 +139,28 @@ class Log:
         self._stream.close()
         if self._events is not None:
             self._events.close()
+
+
+class NoLog(Log):
+    """The log of a process that leaves it to another."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open nothing."""
+        self.path = folder / "log.jsonl"
+
+    @property
+    def size(self) -> int:
+        """Nothing is written."""
+        return 0
+
+    def cut(self, size: int) -> None:
+        """Nothing is there to forget."""
+
+    def write(self, kind: str, report: StepReport | ValidationReport) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _summary_writer(folder: Path) -> Any:

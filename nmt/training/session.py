@@ -25,14 +25,15 @@ from nmt.data.filters import find_overlaps
 from nmt.data.store import Store, prepare
 from nmt.data.tokenizer import Tokenizers, train_tokenizers
 from nmt.decoding.translator import pick_device
+from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError, ConfigError, DataError, TrainingError
 from nmt.layers.positions import longest
 from nmt.models import Seq2Seq
-from nmt.training.allocator import keep_freed_memory
+from nmt.training.allocator import keep_few_kernels, keep_freed_memory
 from nmt.training.loop import Trainer, new_state
 from nmt.training.pace import new_pace
 from nmt.training.precision import resolve_precision
-from nmt.training.report import Log, Reporter
+from nmt.training.report import Log, NoLog, Reporter
 from nmt.training.signals import StopRequest
 from nmt.training.state import TrainingState
 from nmt.training.validation import Validator
@@ -55,8 +56,10 @@ class Session:
     began: float | None = None
 
 
-def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
+def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = ALONE) -> Checkpoint:
     """Train ``recipe`` in ``session.folder``; gives the model that translates.
+
+    Each of ``ranks`` calls this with the same recipe and session; the folder is one that all of them see.
 
     Raises ConfigError for a recipe without training or validation corpus or a folder that holds a run already,
     DataError for corpora that break their contract, CheckpointError for a run that cannot be gone on with, and what
@@ -69,19 +72,24 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
         raise CheckpointError(f"{session.folder}: there is no run to resume; leave out --resume to begin one")
     began, cpu_began = session.began or time.monotonic(), time.process_time()
     keep_freed_memory()
-    with _folder(session.folder):
+    keep_few_kernels()
+    with _folder(session.folder) if ranks.is_first else contextlib.nullcontext():
         device = pick_device(session.device)
         valid = _validation_pairs(recipe.data.valid)
-        run = _resumed(recipe, session) if session.resume else _begun(recipe, session, reporter)
+        with ranks.first_leads():
+            if not ranks.is_first:
+                run = Run(session.folder, recipe, Run.open(session.folder).tokenizers)
+            else:
+                run = _resumed(recipe, session) if session.resume else _begun(recipe, session, reporter)
         recipe = run.recipe
         training = recipe.training
-        state = new_state(run, device)
+        state = new_state(run, device, ranks)
         log_size = None
         if session.resume:
             log_size, complaints = state.load(run.folder)
             for complaint in complaints:
                 reporter.warn(f"{complaint}; going on from the one before")
-            if session.force:
+            if session.force and ranks.is_first:
                 run.write()  # now that the checkpoint is known to fit the new recipe
             if new_pace(training).is_over(state.position) and not run.lacks_average():
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
@@ -89,7 +97,8 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
         store = prepare(recipe.data, run.tokenizers, session.store or store_folder(), progress=reporter.prepared)
         reporter.note(store.report.text())
         _check_same_data(state, store, session)
-        _report_overlaps(recipe, reporter)
+        if ranks.is_first:
+            _report_overlaps(recipe, reporter)
         source = BatchSource(
             store,
             run.tokenizers,
@@ -99,16 +108,25 @@ def train(recipe: Recipe, session: Session, reporter: Reporter) -> Checkpoint:
         )
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
         _check_positions(recipe, state.model, store, validator)
-        with contextlib.closing(Log(run.folder, size=log_size, tensorboard=training.tensorboard)) as log:
+        ranks.wait()
+        with contextlib.closing(_log(run, log_size, ranks)) as log:
             trainer = Trainer(run, state, source, validator, log, reporter)
             trainer.dtype = resolve_precision(training.precision, device)
-            reporter.note(_summary(run, state.model, trainer.dtype, device))
+            reporter.note(_summary(run, state.model, trainer.dtype, device, ranks))
             if not session.resume:
                 state.save(run.folder, log_size=0)
-            state.position.seconds += time.monotonic() - began
-            state.position.cpu_seconds += time.process_time() - cpu_began
+            seconds, cpu_seconds = ranks.total(time.monotonic() - began, time.process_time() - cpu_began)
+            state.position.seconds += seconds / ranks.size
+            state.position.cpu_seconds += cpu_seconds
             with StopRequest() as stop:
                 return trainer.train(stop)
+
+
+def _log(run: Run, size: int | None, ranks: Ranks) -> Log:
+    """The run's log, which the first process writes."""
+    if not ranks.is_first:
+        return NoLog(run.folder)
+    return Log(run.folder, size=size, tensorboard=run.recipe.training.tensorboard)
 
 
 def store_folder() -> Path:
@@ -206,13 +224,13 @@ def _report_overlaps(recipe: Recipe, reporter: Reporter) -> None:
         reporter.warn(overlap.text())
 
 
-def _summary(run: Run, model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> str:
+def _summary(run: Run, model: torch.nn.Module, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> str:
     config = run.recipe.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return (
         f"{run.folder}: {config.encoder.type} encoder, {config.decoder.type} decoder, "
         f"{parameters / 1e6:.1f} million parameters, {str(dtype).removeprefix('torch.')} products on {device}, "
-        f"{torch.get_num_threads()} threads"
+        f"{torch.get_num_threads()} threads" + (f" in each of {ranks.size} processes" if ranks.size > 1 else "")
     )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,11 +26,12 @@ from nmt.checkpoint import (
     weights,
     write_folder,
 )
+from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError
 from nmt.models import Seq2Seq
 from nmt.training.schedule import Schedule
 
-__all__ = ["Interval", "Position", "TrainingState", "remove_older"]
+__all__ = ["Interval", "Position", "TrainingState", "remove_older", "seed_rank"]
 
 #: Checkpoints to go on from that are kept: the newest, and the one before in case the newest is damaged.
 KEPT = 2
@@ -48,9 +50,11 @@ class Interval:
 
 @dataclass
 class Position:
-    """Where a training stands. ``batch`` is the next batch of ``epoch``; the rest counts from the run's beginning.
+    """Where a training stands. ``batch`` is the next batch of ``epoch``.
 
-    ``spent`` is the budget with which the run came to its end.
+    Steps, tokens and seconds count from the run's beginning; ``skipped_in_a_row`` are the last steps, and ``waited``
+    the last validations without improvement. ``timed_steps`` to ``saved_at``, in seconds of the run, is what
+    :class:`~nmt.training.pace.TimePace` goes by; ``spent`` is the budget with which the run came to its end.
     """
 
     step: int = 0
@@ -63,28 +67,43 @@ class Position:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     validated: int = 0
-    best_step: int = 0
     best_score: float | None = None
     waited: int = 0
+    timed_steps: int = 0
+    timed_seconds: float = 0.0
+    validation_seconds: float = 0.0
+    validated_at: float = 0.0
+    saved_at: float = 0.0
     spent: float = 0.0
 
 
 class TrainingState:
     """The moving parts of a training: model, optimiser, schedule and position.
 
+    All of it is the same in all of ``ranks``, but for the random generators, of which each process has its own.
     ``data`` names the store of token ids that the position is one in.
     """
 
-    def __init__(self, model: Seq2Seq, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
+    def __init__(
+        self, model: Seq2Seq, optimizer: torch.optim.Optimizer, schedule: Schedule, ranks: Ranks = ALONE
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.schedule = schedule
+        self.ranks = ranks
         self.position = Position()
         self.interval = Interval()
         self.data = ""
 
-    def save(self, folder: Path, *, log_size: int) -> Path:
-        """Write ``resume/step-N`` into the run folder and drop the ones before the last two."""
+    def save(self, folder: Path, *, log_size: int) -> None:
+        """Write ``resume/step-N`` into the run folder and drop the ones before the last two.
+
+        The first process does it, with the generators of all: each must call this.
+        """
+        self.position.saved_at = self.position.seconds
+        generators = self._generators()
+        if not self.ranks.is_first:
+            return
         target = folder / "resume" / f"step-{self.position.step}"
         state = {
             "position": asdict(self.position),
@@ -95,12 +114,11 @@ class TrainingState:
         }
         files = {
             "weights.safetensors": tensor_bytes(weights(self.model)),
-            "training.safetensors": tensor_bytes({**self._moments(), **_generators()}),
+            "training.safetensors": tensor_bytes({**self._moments(), **generators}),
             "state.json": json_bytes(state),
         }
         write_folder(target, files)
         remove_older(folder / "resume", KEPT)
-        return target
 
     def load(self, folder: Path) -> tuple[int, list[str]]:
         """Go on from the newest whole checkpoint of the run folder.
@@ -116,8 +134,9 @@ class TrainingState:
         load_weights(self.model, read_tensors(source / "weights.safetensors"), str(source))
         tensors = read_tensors(source / "training.safetensors")
         self._load_moments(tensors)
-        _load_generators(tensors)
-        self.position = Position(**state["position"])
+        known = {field.name for field in fields(Position)}
+        self.position = Position(**{key: value for key, value in state["position"].items() if key in known})
+        self._load_generators(tensors)
         self.interval = Interval(**state["interval"])
         self.data = str(state.get("data", ""))
         self.schedule.factor = float(state["schedule"]["factor"])
@@ -147,19 +166,36 @@ class TrainingState:
         self.optimizer.state.clear()
         self.optimizer.state.update(state)
 
+    def _generators(self) -> dict[str, Tensor]:
+        """The states of torch's random generators in every process."""
+        states = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            states["cuda"] = torch.cuda.get_rng_state()
+        return {
+            _generator_name(kind, rank): state
+            for kind, own in states.items()
+            for rank, state in enumerate(self.ranks.gather(own))
+        }
 
-def _generators() -> dict[str, Tensor]:
-    """The states of torch's random generators."""
-    states = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["random.cuda"] = torch.cuda.get_rng_state()
-    return states
+    def _load_generators(self, tensors: dict[str, Tensor]) -> None:
+        """Set this process's generators; one of a rank that there was not before begins as :func:`seed_rank` says."""
+        rank = self.ranks.rank
+        if (state := tensors.get(_generator_name("cpu", rank))) is None:
+            seed_rank(self.schedule.config.seed, rank, self.position.step)
+            return
+        torch.set_rng_state(state)
+        if torch.cuda.is_available() and (state := tensors.get(_generator_name("cuda", rank))) is not None:
+            torch.cuda.set_rng_state(state)
 
 
-def _load_generators(tensors: dict[str, Tensor]) -> None:
-    torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+def _generator_name(kind: str, rank: int) -> str:
+    """The first process's are named as where there is one process only: it can go on alone."""
+    return f"random.{kind}" if rank == 0 else f"random.{kind}.{rank}"
+
+
+def seed_rank(seed: int, rank: int, step: int) -> None:
+    """Seed the generators of a process: no two drop the same units of their batches, or the same ones twice."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0]))
 
 
 def remove_older(parent: Path, keep: int) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nmt.checkpoint import Run
-from nmt.errors import DataError, NmtError
+from nmt.checkpoint import Run, latest_folder, read_json
+from nmt.errors import CheckpointError, DataError, NmtError
 from nmt.training.report import read_log
 
 __all__ = ["RunSummary", "find_runs", "summarize", "table"]
@@ -54,8 +56,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
 def summarize(folder: Path) -> RunSummary:
     """The figures of one run. Raises CheckpointError for a folder that is none or is damaged."""
     run = Run.open(folder)
-    steps = [record for record in read_log(folder) if record.get("type") == "train"]
-    last = steps[-1] if steps else {}
+    last = _progress(folder)
     checkpoints = run.checkpoints()
     scores = checkpoints[0].scores if checkpoints else {}
     return RunSummary(
@@ -63,7 +64,7 @@ def summarize(folder: Path) -> RunSummary:
         encoder=run.recipe.model.encoder.type,
         decoder=run.recipe.model.decoder.type,
         parameters=_parameters(checkpoints[0].folder) if checkpoints else None,
-        steps=int(last.get("step", 0)) or max((checkpoint.step for checkpoint in checkpoints), default=0),
+        steps=int(last.get("step", 0)),
         seconds=last.get("seconds"),
         cpu_seconds=last.get("cpu_seconds"),
         perplexity=scores.get("perplexity"),
@@ -71,6 +72,21 @@ def summarize(folder: Path) -> RunSummary:
         chrf=scores.get("chrf"),
         test_bleu=_test_bleu(folder),
     )
+
+
+def _progress(folder: Path) -> Mapping[str, Any]:
+    """``step``, ``seconds`` and ``cpu_seconds`` from the checkpoint or the line of the log that has come further."""
+    last: Mapping[str, Any] = {}
+    for record in read_log(folder):
+        if record.get("type") == "train":
+            last = record
+    newest, _ = latest_folder(folder / "resume", check=lambda _: None)
+    if newest is not None:
+        with contextlib.suppress(CheckpointError, KeyError):
+            position: Mapping[str, Any] = read_json(newest / "state.json")["position"]
+            if position["step"] >= last.get("step", 0):
+                return position
+    return last
 
 
 def table(summaries: list[RunSummary]) -> Iterator[str]:
@@ -112,25 +128,18 @@ def _parameters(checkpoint: Path) -> int:
     path = checkpoint / "weights.safetensors"
     try:
         with safe_open(path, framework="numpy") as weights:
-            return sum(_size(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+            return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise NmtError(f"{path}: cannot be read: {error}") from error
 
 
-def _size(shape: list[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
 def _test_bleu(folder: Path) -> float | None:
     """BLEU of the newest evaluation of the test set, if there was one."""
-    evaluations = sorted((folder / "evaluations").glob("test.*.json"), key=lambda path: path.stat().st_mtime)
-    if not evaluations:
-        return None
-    try:
-        content: dict[str, Any] = json.loads(evaluations[-1].read_text(encoding="utf-8"))
-        return next((float(score["score"]) for score in content["scores"] if score["name"] == "BLEU"), None)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    for path in sorted((folder / "evaluations").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if content["set"] == "test":
+                return next((float(score["score"]) for score in content["scores"] if score["name"] == "BLEU"), None)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None

@@ -15,7 +15,6 @@ from nmt.data.corpus import Pair
 from nmt.data.tokenizer import Tokenizers
 from nmt.decoding.scoring import evaluating
 from nmt.decoding.translator import Translator
-from nmt.errors import DivergedError
 from nmt.evaluation.metrics import Tokenization, default_tokenization, evaluate
 from nmt.models import Seq2Seq
 from nmt.training.loss import perplexity, token_loss
@@ -61,7 +60,7 @@ class Validator:
     def __call__(self, model: Seq2Seq, device: torch.device, dtype: torch.dtype) -> Scores:
         """Validate ``model``: it is in evaluation mode meanwhile and afterwards as it was.
 
-        Raises DivergedError where its loss is not a finite number.
+        Where its loss is not a finite number nothing is translated: BLEU and chrF are 0.
         """
         start = time.monotonic()
         with evaluating(model), torch.inference_mode(), autocast(dtype, device):
@@ -73,7 +72,7 @@ class Validator:
                 nll += float(loss.negative_log_likelihood)
                 tokens += moved.target_tokens
             if not math.isfinite(nll):
-                raise DivergedError("the loss of the validation set is not a number any more")
+                return Scores(math.nan, math.inf, 0.0, 0.0, time.monotonic() - start)
             translator = Translator(model, self.tokenizers, self.decoding, device)
             hypotheses = [one.text for one in translator.translate(pair.source for pair in self.pairs)]
         bleu, chrf = evaluate(

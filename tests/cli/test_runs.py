@@ -23,7 +23,9 @@ def folder(untrained_run: Path, tmp_path: Path) -> Path:
     (trained / "log.jsonl").write_text("".join(f"{json.dumps(step)}\n" for step in steps))
     (trained / "evaluations").mkdir()
     scores = [{"name": "chrF2", "score": 50.0}, {"name": "BLEU", "score": 12.345}]
-    (trained / "evaluations" / "test.step-20.beam5.json").write_text(json.dumps({"scores": scores}))
+    evaluations = {"test.step-20.beam5.json": ("test", scores), "test.en.step-20.beam5.json": ("test.en", scores[:1])}
+    for name, (what, content) in evaluations.items():  # the second, of a file of the user's, is the newer
+        (trained / "evaluations" / name).write_text(json.dumps({"set": what, "scores": content}))
     return tmp_path
 
 
@@ -48,6 +50,16 @@ def test_runs_stand_side_by_side(folder: Path, capsys: pytest.CaptureFixture[str
     figures = [f"{parameters:,}", "1,500", "1500.0", "-", "2.00", "1.00", "12.35"]
     assert trained.split() == [str(folder / "deep" / "trained"), "gru", "gru", *figures]
     assert len(begun) == len(trained) == len(names)
+
+
+def test_steps_behind_the_last_line_of_the_log_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = folder / "deep" / "trained" / "resume" / "step-1517"
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    position = {"step": 1517, "seconds": 90600.0, "cpu_seconds": 1.0}
+    (checkpoint / "state.json").write_text(json.dumps({"position": position}))
+    assert main(["runs", str(folder / "deep")]) == 0
+    _, trained = capsys.readouterr().out.splitlines()
+    assert trained.split()[4:6] == ["1,517", "1510.0"]
 
 
 def test_as_json_nothing_is_rounded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,11 +65,17 @@ def test_under_autocast_the_value_is_that_of_bfloat16_products() -> None:
     assert narrow.item() == pytest.approx(exact.item(), rel=0.01)
 
 
-def test_no_gradient_is_made_where_none_is_wanted() -> None:
+def test_no_gradient_is_made_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     features, weight, targets, mask = problem()
-    with torch.inference_mode():
-        loss = token_loss(features, weight, targets, mask).loss
-    assert not loss.requires_grad
+    wanted = token_loss(features, weight, targets, mask)
+    monkeypatch.setattr(torch.Tensor, "scatter_add_", None)  # nobody can take q from p
+    for without_gradients in (torch.no_grad(), torch.inference_mode()):
+        with without_gradients:
+            found = token_loss(features, weight, targets, mask)
+        assert found.loss.item() == pytest.approx(wanted.loss.item())
+        assert found.negative_log_likelihood.item() == pytest.approx(wanted.negative_log_likelihood.item())
+    with pytest.raises(TypeError):
+        token_loss(features, weight, targets, mask)
 
 
 def test_perplexity_is_the_exponential_of_the_mean() -> None:

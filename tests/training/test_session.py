@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -24,9 +25,10 @@ from nmt.checkpoint import Run
 from nmt.config import Recipe, parse_recipe
 from nmt.data.corpus import with_folder
 from nmt.decoding.translator import Translator
+from nmt.distributed import ALONE
 from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, TrainingError
 from nmt.training import loop, loss
-from nmt.training.report import SilentReporter, StepReport, ValidationReport, read_log
+from nmt.training.report import Log, SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
 
 
@@ -98,7 +100,7 @@ class Recorder(SilentReporter):
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
-    def stepped(self, report: StepReport, max_steps: int) -> None:
+    def stepped(self, report: StepReport, total: int | None) -> None:
         self.steps.append(report)
         if report.step in self.at:
             self.at[report.step]()
@@ -233,8 +235,8 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(corpus: Path, 
     batches = [collate(part, range(len(part)), pad_id=0, bos_id=2, eos_id=3) for part in (pairs[:1], pairs[1:], pairs)]
     trainer = object.__new__(loop.Trainer)
     trainer.config = recipe(corpus).training
-    trainer.device, trainer.dtype = torch.device("cpu"), torch.float32
-    trainer.state = type("State", (), {"model": model})()
+    trainer.device, trainer.dtype, trainer.ranks = torch.device("cpu"), torch.float32, ALONE
+    trainer.objective = loop.Objective(model, trainer.config.label_smoothing)
     gradients = []
     for group in ([batches[0], batches[1]], [batches[2]]):
         model.zero_grad()
@@ -316,6 +318,16 @@ def test_a_checkpoint_that_finds_the_disk_full_is_done_without(
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "other")
 
 
+def test_going_back_while_the_disk_is_full_halves_the_rate_all_the_same(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, {*range(6, 11), *range(12, 17)})  # steps 6 to 10, and the same again after one step
+    told = Recorder(fill_disk(monkeypatch, steps=range(5, 7)))
+    train(recipe(corpus), session(tmp_path / "run"), told)
+    assert told.steps[-1].learning_rate == 0.003 / 4
+    assert told.steps[-1].step == 12
+
+
 def test_a_disk_that_stays_full_ends_the_run_at_the_third_checkpoint(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +336,43 @@ def test_a_disk_that_stays_full_ends_the_run_at_the_third_checkpoint(
         train(recipe(corpus), session(tmp_path / "run"), told)
     assert told.steps[-1].step == 8
     assert [path.name for path in (tmp_path / "run" / "resume").iterdir()] == ["step-0"]
+
+
+def test_a_log_that_cannot_be_written_is_done_without(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Log.write
+
+    def failing(log: Log, kind: str, report: StepReport | ValidationReport) -> None:
+        if report.step == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(log, kind, report)
+
+    monkeypatch.setattr(Log, "write", failing)
+    told = Recorder()
+    train(recipe(corpus), session(tmp_path / "run"), told)
+    assert [warning for warning in told.warnings if "log.jsonl: cannot be written: No space left" in warning]
+    assert [step for step, _ in losses(tmp_path / "run")] == [2, 6, 6, 8, 10, 12, 12]
+
+
+def test_half_a_line_is_taken_out_of_the_log(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    report = ValidationReport(1, 2.0, 7.4, 20.0, 40.0, 0.5, True)
+    log.write("valid", report)
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            if len(data) <= 20:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data[:-20])
+
+    log.close()
+    log._stream = Full(log.path, "ab")
+    with pytest.raises(OSError, match="No space left"):
+        log.write("valid", report)
+    assert len(read_log(tmp_path)) == 1
+    assert log.path.read_bytes().endswith(b"}\n")
+    log.close()
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, steps: range) -> dict[int, Any]:

@@ -1,0 +1,145 @@
+"""One training in many processes, each with a copy of the model, a share of the batches and a device of its own.
+
+``torchrun`` starts the processes and tells each in its environment who it is: its ``RANK`` among ``WORLD_SIZE``, its
+``LOCAL_RANK`` on its machine. :class:`Ranks` is all that the rest of nmt knows of it: for a single process every method
+is there and does nothing, so that there is one road for one process and for many. Gradients go through torch's
+DistributedDataParallel, by NCCL between GPUs and gloo between processors; the few numbers that are agreed on beside
+them always go by gloo, which tells at once when the other end is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+
+from nmt.errors import ConfigError, TrainingError
+
+__all__ = ["ALONE", "Ranks", "joined"]
+
+#: How long a process waits for the others in a step: none takes longer than the others by much.
+STEP_TIMEOUT = timedelta(seconds=60)
+#: How long it waits while the first works for all: it reads corpora, validates, writes files.
+PATIENCE = timedelta(days=30)
+
+
+class Ranks:
+    """The processes of a training, as seen from one: ``rank`` of ``size``, and ``local`` on its machine."""
+
+    def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
+        self.rank, self.size, self.local = rank, size, local
+        self._patient = distributed.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that speaks, validates and writes for all."""
+        return self.rank == 0
+
+    def total(self, *values: float) -> tuple[float, ...]:
+        """Each value summed over all processes, the same in each to the last bit."""
+        if self.size == 1:
+            return values
+        sums = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(sums)
+        return tuple(sums.tolist())
+
+    def of_first(self, *values: float) -> tuple[float, ...]:
+        """The values that the first process gives, in every process, however long the first takes to come by them."""
+        if self.size == 1:
+            return values
+        told = torch.tensor(values, dtype=torch.float64)
+        distributed.broadcast(told, 0, group=self._patient)
+        return tuple(told.tolist())
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all processes by rank; they have one shape and lie in main memory."""
+        if self.size == 1:
+            return [tensor]
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
+        distributed.all_gather(tensors, tensor, group=self._patient)
+        return tensors
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        if self.size > 1:
+            distributed.barrier(group=self._patient)
+
+    @contextlib.contextmanager
+    def first_leads(self) -> Iterator[None]:
+        """The others do what is inside when the first has done it."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """The module with the weights of the first process, whose backward pass averages gradients over all.
+
+        Its buffers are left alone: tables that each process lengthens as its own batches ask.
+        """
+        if self.size == 1:
+            return module
+        kind = nn.parallel.DistributedDataParallel
+        if "forward_sync_buffers" in inspect.signature(kind).parameters:  # what torch 2.13 calls it
+            return kind(module, gradient_as_bucket_view=True, forward_sync_buffers=False)
+        return kind(module, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+    @contextlib.contextmanager
+    def local_gradients(self, module: nn.Module) -> Iterator[None]:
+        """Backward passes of a :meth:`parallel` module inside add up gradients of this process alone."""
+        alone = (
+            module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else contextlib.nullcontext()
+        )
+        with alone:
+            yield
+
+
+#: A single process.
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Ranks]:
+    """The processes that torchrun started, met; a single one where it started none.
+
+    Raises ConfigError for an environment that makes no sense, TrainingError inside where another process is gone.
+    """
+    rank, size, local = (_number(name, least) for name, least in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    if size == 1:
+        yield ALONE
+        return
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=STEP_TIMEOUT)
+        yield Ranks(rank, size, local)
+    except RuntimeError as error:
+        if not _tells_of_others(error):
+            raise
+        raise TrainingError(
+            f"process {rank} of {size}: the others cannot be reached any more: where one of them has ended, its own "
+            f"message says why; go on with --resume"
+        ) from error
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _tells_of_others(error: RuntimeError) -> bool:
+    """Whether an error is one of talking to other processes; gloo has words for that only."""
+    words = ("gloo", "connection closed", "connection reset", "connection refused", "timed out")
+    return isinstance(error, distributed.DistError) or any(word in str(error).lower() for word in words)
+
+
+def _number(name: str, least: int) -> int:
+    text = os.environ.get(name) or str(least)
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(f"{name}={text} in the environment: torchrun sets it to a number from {least} on; unset it")
+    return int(text)

@@ -1,0 +1,324 @@
+"""Training in two processes: what one process would have done, agreed in every decision, and exact across a crash.
+
+torchrun starts this file as a script, once, for all scenarios; the tests look at the runs that it left. What a run in
+one process gives is worked out here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nmt.checkpoint import Run
+from nmt.config import Recipe, parse_recipe
+from nmt.data.corpus import with_folder
+from nmt.distributed import ALONE, Ranks, joined
+from nmt.errors import ConfigError, Interrupted
+from nmt.training.loop import Objective
+from nmt.training.report import SilentReporter, StepReport, read_log
+from nmt.training.session import Session, train
+
+FAMILIES = ("gru", "lstm", "transformer")
+PAIRINGS = list(itertools.product(FAMILIES, FAMILIES))
+
+RECIPE = """
+[data]
+source = "en"
+target = "fr"
+[tokenizer]
+vocabulary = 300
+[model]
+embedding = 32
+embedding_dropout = 0.0
+[model.encoder]
+type = "{encoder}"
+width = 32
+dropout = 0.0
+[model.decoder]
+type = "{decoder}"
+width = 32
+dropout = 0.0
+[training]
+max_steps = 8
+batch_tokens = 256
+learning_rate = 0.003
+schedule = {{ type = "constant" }}
+validate_every = 4
+save_every = 3
+log_every = 1
+average = 2
+precision = "float32"
+[decoding]
+beam = 2
+"""
+CHANCE = ("tokenizer.sampling=0.1", "model.encoder.dropout=0.2", "model.decoder.dropout=0.2")
+
+
+def recipe(corpus: Path, encoder: str = "gru", decoder: str = "gru", *settings: str) -> Recipe:
+    small = ("layers=2", "feed_forward=64", "heads=2")
+    sizes = [
+        f"model.{side}.{size}"
+        for side, kind in (("encoder", encoder), ("decoder", decoder))
+        if kind == "transformer"
+        for size in small
+    ]
+    parsed = parse_recipe(RECIPE.format(encoder=encoder, decoder=decoder), overrides=[*sizes, *settings])
+    return parsed.model_copy(update={"data": with_folder(parsed.data, corpus)})
+
+
+class Alarm(SilentReporter):
+    """Sends this process a signal when a step is done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, report: StepReport, total: int | None) -> None:
+        if report.step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+# ---------------------------------------------------------------------------------------- what runs in both processes
+
+
+def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
+    """Every run that the tests look at; what each process saw is left as JSON beside them."""
+    seen: dict[str, Any] = {}
+
+    def run(name: str, wanted: Recipe, reporter: Any = None, **options: Any) -> None:
+        session = Session(folder / name, device="cpu", store=folder / "store", **options)
+        train(wanted, session, reporter or SilentReporter(), ranks)
+
+    for encoder, decoder in PAIRINGS:
+        run(f"{encoder}-{decoder}", recipe(corpus, encoder, decoder))
+    run("accumulated", recipe(corpus, "gru", "gru", "training.accumulate=2"))
+
+    run("straight", recipe(corpus, "transformer", "gru", *CHANCE))
+    try:
+        # the second process alone hears the signal
+        run("stopped", recipe(corpus, "transformer", "gru", *CHANCE), None if ranks.is_first else Alarm(5))
+    except Interrupted as error:
+        seen["interrupted"] = str(error)
+    run("stopped", recipe(corpus, "transformer", "gru", *CHANCE), resume=True)
+    seen["drawn"] = torch.rand(4).tolist()
+
+    run("budget", recipe(corpus, "gru", "gru", "training.budget=4"))
+
+    with planted(set() if ranks.is_first else set(range(6, 11))):
+        run("diverging", recipe(corpus, "gru", "gru", "training.max_steps=12"))
+    seen["total"] = ranks.total(ranks.rank + 1, 0.5)
+    seen["of_first"] = ranks.of_first(ranks.rank + 7.0)
+    seen["gathered"] = [one.tolist() for one in ranks.gather(torch.tensor([ranks.rank, 5]))]
+    (folder / f"seen-{ranks.rank}.json").write_text(json.dumps(seen))
+
+
+@contextlib.contextmanager
+def planted(bad: set[int]) -> Iterator[None]:
+    """The loss is infinite in the calls of these numbers."""
+    real, calls = Objective.forward, itertools.count(1)
+    Objective.forward = lambda self, batch: real(self, batch) * (math.inf if next(calls) in bad else 1)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Objective.forward = real  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined() as everybody:
+        scenarios(Path(sys.argv[1]), Path(sys.argv[2]), everybody)
+    sys.exit()
+
+
+# ----------------------------------------------------------------------------------------------------------- the tests
+
+
+def torchrun(*command: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """Two processes of ``command``."""
+    prefix = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*prefix, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs that two processes made."""
+    folder = tmp_path_factory.mktemp("two")
+    process = torchrun(__file__, corpus, folder)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    return folder
+
+
+def seen(runs: Path, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((runs / f"seen-{rank}.json").read_text())
+    return found
+
+
+def alone(folder: Path, wanted: Recipe, **options: Any) -> Path:
+    train(wanted, Session(folder, device="cpu", store=folder.parent / "store", **options), SilentReporter())
+    return folder
+
+
+def figures(folder: Path, kind: str, name: str) -> list[float]:
+    return [float(record[name]) for record in read_log(folder) if record["type"] == kind]
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """The position after the last step, times left out."""
+    newest = max((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    position = json.loads((newest / "state.json").read_text())["position"]
+    return {key: value for key, value in position.items() if "seconds" not in key}
+
+
+def fingerprint(folder: Path) -> list[str]:
+    newest = max((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    names = ("weights.safetensors", "training.safetensors")
+    return [hashlib.sha256((newest / name).read_bytes()).hexdigest() for name in names]
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), PAIRINGS)
+def test_two_processes_do_what_one_does_with_twice_the_batches(
+    encoder: str, decoder: str, runs: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Losses agree to 1e-4 of their size: the sums of the gradients are rounded in another order."""
+    one = alone(tmp_path / "one", recipe(corpus, encoder, decoder, "training.accumulate=2"))
+    two = runs / f"{encoder}-{decoder}"
+    for kind, name in (("train", "loss"), ("train", "gradient_norm"), ("train", "tokens"), ("valid", "loss")):
+        assert figures(two, kind, name) == pytest.approx(figures(one, kind, name), rel=1e-4), (kind, name)
+    ours, theirs = (Run.open(folder).load_model().state_dict() for folder in (one, two))
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=2e-4)
+    assert state_of(one).keys() == state_of(two).keys()
+    for key in ("step", "epoch", "batch", "tokens", "validated", "skipped"):
+        assert state_of(one)[key] == state_of(two)[key]
+
+
+def test_processes_that_accumulate_wait_for_each_other_once_a_step(runs: Path, corpus: Path, tmp_path: Path) -> None:
+    one = alone(tmp_path / "one", recipe(corpus, "gru", "gru", "training.accumulate=4"))
+    assert figures(runs / "accumulated", "train", "loss") == pytest.approx(figures(one, "train", "loss"), rel=1e-4)
+
+
+def test_a_signal_to_one_stops_both_after_the_same_step_and_they_go_on_as_if_it_had_not(runs: Path) -> None:
+    for rank in (0, 1):
+        assert "after step 5, everything is saved" in seen(runs, rank)["interrupted"]
+    assert fingerprint(runs / "stopped") == fingerprint(runs / "straight")
+    assert figures(runs / "stopped", "train", "loss") == figures(runs / "straight", "train", "loss")
+
+
+def test_each_process_has_chance_of_its_own(runs: Path) -> None:
+    assert seen(runs, 0)["drawn"] != seen(runs, 1)["drawn"]
+
+
+def test_both_end_when_a_budget_is_spent(runs: Path) -> None:
+    state = state_of(runs / "budget")
+    assert state["spent"] == 4
+    assert state["step"] > 0
+
+
+def test_gradients_that_are_infinite_in_one_process_take_both_back(runs: Path) -> None:
+    state = state_of(runs / "diverging")
+    assert (state["step"], state["retreats"], state["skipped"]) == (12, 1, 5)
+    assert all(torch.isfinite(p).all() for p in Run.open(runs / "diverging").load_model().parameters())
+
+
+def test_a_run_of_two_processes_goes_on_in_one(runs: Path, corpus: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "stopped", folder)
+    longer = recipe(corpus, "transformer", "gru", *CHANCE, "training.max_steps=12")
+    alone(folder, longer, resume=True, force=True)
+    assert state_of(folder)["step"] == 12
+    assert len(figures(folder, "train", "loss")) == 12
+
+
+def test_numbers_are_agreed_on(runs: Path) -> None:
+    for rank in (0, 1):
+        assert seen(runs, rank)["total"] == [3, 1]
+        assert seen(runs, rank)["of_first"] == [7]
+        assert seen(runs, rank)["gathered"] == [[0, 5], [1, 5]]
+
+
+def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_had_not(
+    corpus: Path, tmp_path: Path
+) -> None:
+    text = RECIPE.format(encoder="lstm", decoder="lstm").replace("dropout = 0.0", "dropout = 0.2")
+    (tmp_path / "recipe.toml").write_text(text)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+
+    def start(name: str, *options: str) -> subprocess.Popen[str]:
+        verb = ("-m", "nmt", "train", tmp_path / "recipe.toml", "--data", corpus, "--out", tmp_path / name)
+        return torchrun(*verb, "--set", "training.max_steps=60", *options, env=environment)
+
+    def finish(process: subprocess.Popen[str]) -> str:
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 0, told
+        return told
+
+    killed = start("killed")
+    until(lambda: len(read_log(tmp_path / "killed")) > 10)
+    workers = children_of(killed.pid)
+    os.kill(workers[1], signal.SIGKILL)
+    began = time.monotonic()
+    _, told = killed.communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert killed.returncode != 0
+    assert "Traceback" not in told.split("nmt: error")[0]
+    told = finish(start("killed", "--resume"))
+    assert told.count("best: ") == 1  # one of two speaks
+    finish(start("straight"))
+    assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "straight")
+    assert figures(tmp_path / "killed", "train", "loss") == figures(tmp_path / "straight", "train", "loss")
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that torchrun started, the first first."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
+    return sorted(int(number) for number in listed.stdout.split())
+
+
+def test_a_single_process_agrees_with_itself() -> None:
+    assert ALONE.total(1.5, 2) == (1.5, 2)
+    assert ALONE.of_first(3.0) == (3.0,)
+    assert [one.tolist() for one in ALONE.gather(torch.tensor([1]))] == [[1]]
+    model = torch.nn.Linear(2, 2)
+    assert ALONE.parallel(model) is model
+    ALONE.wait()
+    with ALONE.first_leads(), ALONE.local_gradients(model):
+        pass
+
+
+def test_an_environment_without_torchrun_is_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with joined() as ranks:
+        assert ranks is ALONE
+
+
+def test_an_environment_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE=many in the environment"), joined():
+        pass
