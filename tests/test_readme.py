@@ -1,7 +1,8 @@
 """What the README and its neighbours say is so: commands run, links lead somewhere, the map is the territory.
 
-Every command of the README's ``sh`` blocks runs as it is written, in order, in one folder. The ``nmt`` it finds is the
-real one behind a few lines of shell that make the corpus and the training small, so that it takes seconds.
+Every command of the README's ``sh`` blocks runs as it is written, in order, in one folder. The ``nmt`` and the
+``torchrun`` it finds are the real ones behind a few lines of shell that make the corpus and the training small, so that
+it takes seconds.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ exec {nmt} "$@"
 """
 
 
+SMALLER_TORCHRUN = """#!/bin/sh
+exec {python} -m torch.distributed.run "$@" --set tokenizer.vocabulary=500 --set training.max_steps=3 \\
+    --set training.validate_every=3 --set decoding.max_ratio=1 --set decoding.max_extra=2
+"""
+
+
 def blocks(kind: str) -> list[str]:
     """The fenced blocks of a kind."""
     return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -44,9 +51,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / "bin").mkdir()
-    nmt = folder / "bin" / "nmt"
-    nmt.write_text(SMALLER.format(nmt=Path(sys.executable).with_name("nmt")))
-    nmt.chmod(0o755)
+    nmt = Path(sys.executable).with_name("nmt")
+    for name, script in (("nmt", SMALLER), ("torchrun", SMALLER_TORCHRUN)):
+        (folder / "bin" / name).write_text(script.format(nmt=nmt, python=sys.executable))
+        (folder / "bin" / name).chmod(0o755)
     return folder
 
 
