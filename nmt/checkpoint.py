@@ -263,7 +263,10 @@ class Run:
         return Run(folder, recipe, Tokenizers(source, target))
 
     def checkpoints(self) -> list[Checkpoint]:
-        """The models in the folder, best validation first by the recipe's metric; one without scores is left out."""
+        """The models in the folder, best validation first by the recipe's metric; of equals the earlier.
+
+        One without scores is left out.
+        """
         found = []
         for scores in (self.folder / "models").glob("*/scores.json"):
             if scores.parent.name.startswith("."):
@@ -274,7 +277,7 @@ class Run:
             except (CheckpointError, KeyError, TypeError, ValueError) as error:
                 _log.warning("%s is left out: its scores.json is damaged (%s)", scores.parent, error)
         metric = self.recipe.training.metric
-        return sorted(found, key=lambda one: (goodness(metric, one.scores), one.step), reverse=True)
+        return sorted(found, key=lambda one: (-goodness(metric, one.scores), one.step))
 
     def best(self) -> Checkpoint:
         """The model that translates. Raises CheckpointError where there is none yet."""

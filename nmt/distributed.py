@@ -4,7 +4,7 @@
 ``LOCAL_RANK`` on its machine. :class:`Ranks` is all that the rest of nmt knows of it: for a single process every method
 is there and does nothing, so that there is one road for one process and for many. Gradients go through torch's
 DistributedDataParallel, by NCCL between GPUs and gloo between processors; the few numbers that are agreed on beside
-them always go by gloo, which tells at once when the other end is gone.
+them always go by gloo, which tells at once when a process has ended.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from nmt.errors import ConfigError, TrainingError
 
 __all__ = ["ALONE", "Ranks", "joined"]
 
-#: How long a process waits for the others in a step: none takes longer than the others by much.
+#: How long a process waits for the others' gradients: all begin on them together.
 STEP_TIMEOUT = timedelta(seconds=60)
-#: How long it waits while the first works for all: it reads corpora, validates, writes files.
-PATIENCE = timedelta(days=30)
+#: How long it waits otherwise: for the first to read corpora, validate and write files.
+PATIENCE = timedelta(days=1)
 
 
 class Ranks:
@@ -45,7 +45,7 @@ class Ranks:
         if self.size == 1:
             return values
         sums = torch.tensor(values, dtype=torch.float64)
-        distributed.all_reduce(sums)
+        distributed.all_reduce(sums, group=self._patient)
         return tuple(sums.tolist())
 
     def of_first(self, *values: float) -> tuple[float, ...]:
@@ -118,14 +118,17 @@ def joined() -> Iterator[Ranks]:
         if torch.cuda.is_available():
             torch.cuda.set_device(local % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, timeout=STEP_TIMEOUT)
+        try:
+            distributed.init_process_group(backend, timeout=STEP_TIMEOUT)
+        except ValueError as error:
+            raise ConfigError(f"WORLD_SIZE={size} in the environment, but {error}; torchrun sets both") from error
         yield Ranks(rank, size, local)
     except RuntimeError as error:
         if not _tells_of_others(error):
             raise
         raise TrainingError(
             f"process {rank} of {size}: the others cannot be reached any more: where one of them has ended, its own "
-            f"message says why; go on with --resume"
+            f"message says why; a run that had begun goes on with --resume"
         ) from error
     finally:
         if distributed.is_initialized():

@@ -82,7 +82,7 @@ def _next_commands(corpus: Path, done: Demonstration) -> str:
     return "\n".join(
         [
             "",
-            "Try next:",
+            "Try next (where nmt is not found: source .venv/bin/activate):",
             f"  echo 'The old women see the red house.' | nmt translate {done.run}",
             f"  nmt translate {done.run} --nbest 3 --align < {corpus}/valid.en",
             f"  nmt evaluate {done.run}",

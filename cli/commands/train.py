@@ -17,7 +17,10 @@ __all__ = ["train"]
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")],
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="RECIPE", help="The recipe, a TOML file; with --resume that of the run by default."),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -49,6 +52,8 @@ def train(
     from nmt.config import load_recipe
     from nmt.data.corpus import with_folder
 
+    if recipe is None:
+        recipe = _recipe_of_run(out, resume)
     settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]
     parsed = load_recipe(recipe, settings)
     if data is not None:
@@ -58,6 +63,7 @@ def train(
     import torch
 
     from nmt.distributed import joined
+    from nmt.errors import Interrupted
     from nmt.training.report import SilentReporter
     from nmt.training.session import Session, train
 
@@ -66,13 +72,27 @@ def train(
     session = Session(folder, resume, force, device, store, began)
     with joined() as ranks:
         if not ranks.is_first:
-            train(parsed, session, SilentReporter(), ranks)
+            try:
+                train(parsed, session, SilentReporter(), ranks)
+            except Interrupted as stopped:  # of which the first process tells
+                raise typer.Exit(stopped.exit_code) from stopped
             return
         with TerminalReporter() as reporter:
             best = train(parsed, session, reporter, ranks)
     scores = ", ".join(f"{name} {value:.2f}" for name, value in best.scores.items())
     console.note(f"best: {best.folder} ({scores})")
     console.note(f"translate with: nmt translate {folder} < FILE")
+
+
+def _recipe_of_run(run: Path | None, resume: bool) -> Path:
+    """The recipe that a run to be resumed carries."""
+    from nmt.errors import CheckpointError, ConfigError
+
+    if run is None or not resume:
+        raise ConfigError("which recipe? nmt train RECIPE begins a run, nmt train --resume --out RUN goes on with one")
+    if not (run / "run.json").exists():
+        raise CheckpointError(f"{run}: there is no run to resume; nmt train RECIPE --out {run} begins one")
+    return run / "recipe.toml"
 
 
 class TerminalReporter:

@@ -324,13 +324,17 @@ class Trainer:
         return self.pace.is_over(position) or 0 < self.config.patience <= position.waited
 
     def _save(self) -> None:
-        """Write a checkpoint to go on from."""
-        self.state.save(self.run.folder, log_size=self.log.size)
+        """Write a checkpoint to go on from; all go on when it is there."""
+        try:
+            self.state.save(self.run.folder, log_size=self.log.size)
+        finally:
+            self.ranks.wait()
 
     def _farewell(self, stop: StopRequest) -> str:
+        who = stop.name or "a signal to another process"
         return (
-            f"stopped by {stop.name} after step {self.state.position.step}, everything is saved; "
-            f"go on with --resume --out {self.run.folder}"
+            f"stopped by {who} after step {self.state.position.step}, everything is saved; "
+            f"go on with: nmt train --resume --out {self.run.folder}"
         )
 
     def _finish(self) -> Checkpoint:

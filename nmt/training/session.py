@@ -89,6 +89,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             log_size, complaints = state.load(run.folder)
             for complaint in complaints:
                 reporter.warn(f"{complaint}; going on from the one before")
+            ranks.wait()  # until all have read the run
             if session.force and ranks.is_first:
                 run.write()  # now that the checkpoint is known to fit the new recipe
             if new_pace(training).is_over(state.position) and not run.lacks_average():

@@ -139,6 +139,11 @@ class TrainingState:
         self._load_generators(tensors)
         self.interval = Interval(**state["interval"])
         self.data = str(state.get("data", ""))
+        (step,) = self.ranks.of_first(self.position.step)
+        if step != self.position.step:
+            raise CheckpointError(
+                f"{source}: the first process goes on from step {step:.0f}: that checkpoint is not seen here"
+            )
         self.schedule.factor = float(state["schedule"]["factor"])
         self.schedule.waited = int(state["schedule"]["waited"])
         return int(state["log_size"]), complaints
@@ -160,7 +165,7 @@ class TrainingState:
             found = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if (tensor := tensors.get(f"optimizer.{key}.{name}")) is not None:
-                    found[key] = tensor.to(parameter.device) if key != "step" else tensor
+                    found[key] = tensor.to(parameter.device)
             if found:
                 state[parameter] = found
         self.optimizer.state.clear()

@@ -111,7 +111,7 @@ def test_a_signal_saves_and_resume_goes_on(folder: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
-    assert "stopped by SIGTERM after step" in said and "--resume" in said
+    assert "stopped by SIGTERM after step" in said and "go on with: nmt train --resume --out run" in said
     steps = log.read_bytes().count(b"\n")
     newest = max((folder / "run" / "resume").iterdir(), key=lambda path: int(path.name.removeprefix("step-")))
     assert newest.name == f"step-{steps}"
@@ -119,7 +119,7 @@ def test_a_signal_saves_and_resume_goes_on(folder: Path) -> None:
     changed = train(folder, "--out", "run", "--resume", "--set", f"training.max_steps={steps + 2}")
     assert changed.returncode == 2
     assert f"training.max_steps: 100000 -> {steps + 2}" in changed.stderr
-    finished = train(folder, "--out", "run", "--resume", "--force", "--set", f"training.max_steps={steps + 2}")
+    finished = nmt(folder, "train", "--out", "run", "--resume", "--force", "--set", f"training.max_steps={steps + 2}")
     assert finished.returncode == 0, finished.stderr
     assert log.read_bytes().count(b'"train"') == steps + 2
 
@@ -134,6 +134,8 @@ def test_a_signal_saves_and_resume_goes_on(folder: Path) -> None:
         (("train", "recipe.toml", "--data", "corpus", "--set", "data.target='de'"), 2, "the languages are en and de"),
         (("train", "recipe.toml", "--data", "corpus", "--out", "corpus/train.en/run"), 1, "cannot be written"),
         (("train", "recipe.toml", "--data", "corpus", "--resume"), 1, "there is no run to resume"),
+        (("train", "--resume", "--out", "nowhere"), 1, "nowhere: there is no run to resume"),
+        (("train", "--data", "corpus"), 2, "which recipe?"),
         (("train", "recipe.toml", "--data", "corpus", "--budget", "soon"), 2, "training.budget"),
         (("train", "recipe.toml", "--data", "corpus", "--device", "abacus"), 2, "abacus"),
         (("train", "recipe.toml", "--data", "corpus", "--set", "tokenizer.vocabulary=30000"), 2, "set it to"),
