@@ -344,6 +344,7 @@ class ModelConfig(Frozen):
     )
     embedding: int = Field(default=512, ge=1)
     embedding_dropout: Probability = 0.1
+    word_dropout: Probability = 0.0
     tied_embeddings: Literal[0, 2, 3] = 3
 
     @model_validator(mode="after")

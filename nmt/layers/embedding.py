@@ -22,15 +22,20 @@ def new_embedding(vocabulary: int, width: int) -> nn.Embedding:
 class TokenEmbedding(nn.Module):
     """Looks tokens up in a table that source, target and output layer may share, then drops out.
 
-    ``scale`` multiplies the vectors: sqrt(E) in a transformer, which brings them to variance 1 beside the positions
-    (Vaswani et al. 2017, section 3.4), 1 elsewhere.
+    ``word_dropout`` is the share of tokens whose vector is zeroed as a whole, so that a model learns to do without any
+    one word (Gal and Ghahramani 2016, section 4.2; position by position as Sennrich et al., WMT 2016); ``dropout`` is
+    that of single units. ``scale`` multiplies the vectors: sqrt(E) in a transformer, which brings them to variance 1
+    beside the positions (Vaswani et al. 2017, section 3.4), 1 elsewhere.
     """
 
-    def __init__(self, table: nn.Embedding, *, scale: float = 1.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, table: nn.Embedding, *, scale: float = 1.0, dropout: float = 0.0, word_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.table = table
         self.scale = scale
         self.dropout = Dropout(dropout)
+        self.word_dropout = Dropout(word_dropout)
 
     @property
     def width(self) -> int:
@@ -44,6 +49,8 @@ class TokenEmbedding(nn.Module):
         vectors: Tensor = self.table(tokens)
         if self.scale != 1.0:
             vectors = vectors * self.scale
+        if self.training and self.word_dropout.probability:
+            vectors = vectors * self.word_dropout(vectors.new_ones(*tokens.shape, 1))
         if positions is not None:
             vectors = vectors + positions
         dropped: Tensor = self.dropout(vectors)

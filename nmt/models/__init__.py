@@ -49,28 +49,29 @@ def build(config: ModelConfig, source_vocabulary: int, target_vocabulary: int) -
 
 
 def _encoder(config: ModelConfig, table: nn.Embedding) -> AnyEncoderModule:
-    plain = TokenEmbedding(table, dropout=config.embedding_dropout)
+    plain = _embedding(config, table)
     match config.encoder:
         case GruEncoder():
             return BahdanauEncoder(config.encoder, plain)
         case LstmEncoder():
             return LuongEncoder(config.encoder, plain)
         case TransformerEncoderConfig():
-            return TransformerEncoder(config.encoder, _scaled(config, table))
+            return TransformerEncoder(config.encoder, _embedding(config, table, math.sqrt(config.embedding)))
     assert_never(config.encoder)
 
 
 def _decoder(config: ModelConfig, table: nn.Embedding, state_width: int) -> AnyDecoderModule:
-    plain = TokenEmbedding(table, dropout=config.embedding_dropout)
+    plain = _embedding(config, table)
     match config.decoder:
         case GruDecoder():
             return BahdanauDecoder(config.decoder, plain, build_score(config.decoder, state_width), state_width)
         case LstmDecoder():
             return LuongDecoder(config.decoder, plain, build_score(config.decoder, state_width), state_width)
         case TransformerDecoderConfig():
-            return TransformerDecoder(config.decoder, _scaled(config, table), state_width)
+            scaled = _embedding(config, table, math.sqrt(config.embedding))
+            return TransformerDecoder(config.decoder, scaled, state_width)
     assert_never(config.decoder)
 
 
-def _scaled(config: ModelConfig, table: nn.Embedding) -> TokenEmbedding:
-    return TokenEmbedding(table, scale=math.sqrt(config.embedding), dropout=config.embedding_dropout)
+def _embedding(config: ModelConfig, table: nn.Embedding, scale: float = 1.0) -> TokenEmbedding:
+    return TokenEmbedding(table, scale=scale, dropout=config.embedding_dropout, word_dropout=config.word_dropout)

@@ -15,7 +15,9 @@ import ctypes
 import os
 import sys
 
-__all__ = ["keep_few_kernels", "keep_freed_memory"]
+import torch
+
+__all__ = ["keep_few_kernels", "keep_freed_memory", "most_memory"]
 
 # From malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -46,3 +48,15 @@ def keep_freed_memory() -> bool:
     mallopt.restype = ctypes.c_int
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 * 2**20))
     return all(mallopt(option, value) == 1 for option, value in settings)
+
+
+def most_memory(device: torch.device) -> int:
+    """The most bytes that were ever held: by tensors on a GPU, by this process on a processor; 0 where nobody knows."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

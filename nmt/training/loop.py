@@ -25,6 +25,7 @@ from nmt.data.batching import Batch, BatchSource
 from nmt.distributed import Ranks
 from nmt.errors import CheckpointError, DivergedError, Interrupted
 from nmt.models import Seq2Seq
+from nmt.training.allocator import most_memory
 from nmt.training.average import average
 from nmt.training.curves import draw_curves
 from nmt.training.loss import token_loss
@@ -64,7 +65,13 @@ class Trainer:
     """Trains the model of one run from wherever its state stands to the end of its recipe."""
 
     def __init__(
-        self, run: Run, state: TrainingState, source: BatchSource, validator: Validator, log: Log, reporter: Reporter
+        self,
+        run: Run,
+        state: TrainingState,
+        source: BatchSource,
+        validator: Validator,
+        log: Log | None,
+        reporter: Reporter,
     ) -> None:
         self.run, self.state, self.source, self.validator = run, state, source, validator
         self.log, self.reporter = log, reporter
@@ -84,12 +91,11 @@ class Trainer:
         going back at lower rates brings gradients back to numbers, CheckpointError where checkpoints cannot be written.
         """
         position = self.state.position
-        self._clock, self._cpu_clock = time.monotonic(), time.process_time()
-        self._begin()
+        self.begin()
         while not self._is_over() or position.validated != position.step:
             try:
                 if not self._is_over():
-                    self._step()
+                    self.step()
                 if self._is_over() or self.pace.validates(position):
                     self._validate()
             except DivergedError as error:
@@ -105,14 +111,24 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------------- a step
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Take batches from where the state stands."""
+        self._clock, self._cpu_clock = time.monotonic(), time.process_time()
         self.state.model.train()
         self._stream = self._endless()
 
-    def _step(self) -> None:
-        loss, tokens = self._backward(self._next_batches())
+    def step(self) -> None:
+        """Make one step and tell of it.
+
+        Raises DivergedError where the gradients of several in a row are no numbers.
+        """
+        began = time.monotonic()
+        batches = self._next_batches()
+        waiting = time.monotonic() - began
+        loss, tokens = self._backward(batches)
         norm = self._update()
-        self._tell(loss, tokens, norm)
+        self._count(batches, loss, norm, waiting)
+        self._tell(tokens)
 
     def _next_batches(self) -> list[Batch]:
         """The batches of the next step that this process takes; the position moves behind all of them."""
@@ -192,7 +208,8 @@ class Trainer:
         after.retreats, after.skipped, after.skipped_in_a_row = before.retreats + 1, before.skipped, 0
         after.seconds, after.cpu_seconds = before.seconds, before.cpu_seconds
         state.schedule.factor = min(state.schedule.factor, factor) / 2
-        self.log.cut(log_size)
+        if self.log is not None:
+            self.log.cut(log_size)
         self.reporter.warn(
             f"step {before.step}: {reason}: back to step {after.step}, and on at half the learning rate "
             f"({after.retreats} of at most {MAX_RETREATS} times)"
@@ -200,24 +217,33 @@ class Trainer:
         with self._unless_unsaved_again():
             self._save()
         self._lap()
-        self._begin()
+        self.begin()
         return after
 
     # ---------------------------------------------------------------------------------------------- what is said of it
 
-    def _tell(self, loss: float, tokens: int, norm: float) -> None:
-        """Add the step to the interval; report it, and log the interval where it ends."""
-        position, interval = self.state.position, self.state.interval
-        (loss,) = self.ranks.total(loss)
-        seconds = self._lap()
-        self.pace.stepped(position, seconds)
-        interval.seconds += seconds
-        position.tokens += tokens
+    def _count(self, batches: list[Batch], loss: float, norm: float, waiting: float) -> None:
+        """Add this step of all processes to the interval."""
+        interval = self.state.interval
+        masks = [mask for batch in batches for mask in (batch.source_mask, batch.target_mask)]
+        own = sum(mask.numel() for mask in masks), sum(int(mask.sum()) for mask in masks)
+        loss, waiting, places, filled = self.ranks.total(loss, waiting, *own)
         interval.steps += 1
-        interval.tokens += tokens
+        interval.waiting += waiting / self.ranks.size
+        interval.places += int(places)
+        interval.filled += int(filled)
         if math.isfinite(loss) and math.isfinite(norm):
             interval.loss += loss
             interval.norm += norm
+
+    def _tell(self, tokens: int) -> None:
+        """Report a step of so many target tokens, and log the interval where it ends."""
+        position, interval = self.state.position, self.state.interval
+        seconds = self._lap()
+        self.pace.stepped(position, seconds)
+        interval.seconds += seconds
+        interval.tokens += tokens
+        position.tokens += tokens
         report = StepReport(
             step=position.step,
             epoch=position.epoch,
@@ -229,6 +255,9 @@ class Trainer:
             seconds=position.seconds,
             cpu_seconds=position.cpu_seconds,
             skipped=position.skipped,
+            padding=1 - interval.filled / max(interval.places, 1),
+            waiting=interval.waiting / max(interval.seconds, 1e-9),
+            memory=most_memory(self.device),
         )
         self.reporter.stepped(report, self.pace.total_steps(position))
         if position.step % self.config.log_every == 0:
@@ -286,8 +315,9 @@ class Trainer:
         return scores
 
     def _record(self, kind: str, report: StepReport | ValidationReport) -> None:
-        with self._unless_lost(self.log.path):
-            self.log.write(kind, report)
+        if self.log is not None:
+            with self._unless_lost(self.log.path):
+                self.log.write(kind, report)
 
     # ------------------------------------------------------------------------------------------ what cannot be written
 
@@ -326,7 +356,7 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint to go on from; all go on when it is there."""
         try:
-            self.state.save(self.run.folder, log_size=self.log.size)
+            self.state.save(self.run.folder, log_size=self.log.size if self.log is not None else 0)
         finally:
             self.ranks.wait()
 

@@ -13,14 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Log", "NoLog", "Reporter", "SilentReporter", "StepReport", "ValidationReport", "read_log"]
+__all__ = ["Log", "Reporter", "SilentReporter", "StepReport", "ValidationReport", "read_log"]
 
 
 @dataclass(frozen=True)
 class StepReport:
     """The figures of the steps since the last report. Losses are nats a target token, times are seconds.
 
-    ``seconds`` is the whole run's time so far, validations counted, and ``cpu_seconds`` what its processors worked.
+    ``seconds`` is the whole run's time so far, validations counted, and ``cpu_seconds`` what its processors worked. Why
+    a run is slow: ``padding`` is the share of places in its batches that hold no token, ``waiting`` the share of the
+    time that steps waited for their batches, and ``memory`` the most bytes that the first process ever held.
     """
 
     step: int
@@ -33,6 +35,9 @@ class StepReport:
     seconds: float
     cpu_seconds: float
     skipped: int
+    padding: float
+    waiting: float
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -139,28 +144,6 @@ class Log:
         self._stream.close()
         if self._events is not None:
             self._events.close()
-
-
-class NoLog(Log):
-    """The log of a process that leaves it to another."""
-
-    def __init__(self, folder: Path) -> None:
-        """Open nothing."""
-        self.path = folder / "log.jsonl"
-
-    @property
-    def size(self) -> int:
-        """Nothing is written."""
-        return 0
-
-    def cut(self, size: int) -> None:
-        """Nothing is there to forget."""
-
-    def write(self, kind: str, report: StepReport | ValidationReport) -> None:
-        """Write nothing."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def _summary_writer(folder: Path) -> Any:

@@ -33,7 +33,7 @@ from nmt.training.allocator import keep_few_kernels, keep_freed_memory
 from nmt.training.loop import Trainer, new_state
 from nmt.training.pace import new_pace
 from nmt.training.precision import resolve_precision
-from nmt.training.report import Log, NoLog, Reporter
+from nmt.training.report import Log, Reporter
 from nmt.training.signals import StopRequest
 from nmt.training.state import TrainingState
 from nmt.training.validation import Validator
@@ -74,7 +74,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
     keep_freed_memory()
     keep_few_kernels()
     with _folder(session.folder) if ranks.is_first else contextlib.nullcontext():
-        device = pick_device(session.device)
+        device = _device(session.device, ranks)
         valid = _validation_pairs(recipe.data.valid)
         with ranks.first_leads():
             if not ranks.is_first:
@@ -110,7 +110,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
         _check_positions(recipe, state.model, store, validator)
         ranks.wait()
-        with contextlib.closing(_log(run, log_size, ranks)) as log:
+        with _log(run, log_size, ranks) as log:
             trainer = Trainer(run, state, source, validator, log, reporter)
             trainer.dtype = resolve_precision(training.precision, device)
             reporter.note(_summary(run, state.model, trainer.dtype, device, ranks))
@@ -123,11 +123,32 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
                 return trainer.train(stop)
 
 
-def _log(run: Run, size: int | None, ranks: Ranks) -> Log:
+def _device(name: str, ranks: Ranks) -> torch.device:
+    """The device of that name; of several GPUs, that of this process.
+
+    Raises ConfigError where there is none for it, or where all processes were to share one.
+    """
+    device = pick_device(name)
+    if device.type != "cuda" or ranks.size == 1:
+        return device
+    if device.index is not None:
+        raise ConfigError(f"device {name!r}: {ranks.size} processes cannot share it; with 'cuda' each takes its own")
+    if ranks.local >= (count := torch.cuda.device_count()):
+        raise ConfigError(
+            f"process {ranks.local} of this machine, counted from 0, has no GPU: there are {count}; start as many "
+            f"processes, or take --device cpu"
+        )
+    return torch.device("cuda", ranks.local)
+
+
+@contextlib.contextmanager
+def _log(run: Run, size: int | None, ranks: Ranks) -> Iterator[Log | None]:
     """The run's log, which the first process writes."""
     if not ranks.is_first:
-        return NoLog(run.folder)
-    return Log(run.folder, size=size, tensorboard=run.recipe.training.tensorboard)
+        yield None
+        return
+    with contextlib.closing(Log(run.folder, size=size, tensorboard=run.recipe.training.tensorboard)) as log:
+        yield log
 
 
 def store_folder() -> Path:

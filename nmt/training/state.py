@@ -7,7 +7,7 @@ and the size of the log: a run that stops after a checkpoint and goes on from it
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,20 @@ KEPT = 2
 
 @dataclass
 class Interval:
-    """Sums over the steps since the last line of the log."""
+    """Sums over the steps since the last line of the log.
+
+    ``waiting`` is the seconds in which batches were made, ``places`` how many tokens they had room for on both sides,
+    ``filled`` how many of these there were.
+    """
 
     loss: float = 0.0
     tokens: int = 0
     norm: float = 0.0
     steps: int = 0
     seconds: float = 0.0
+    waiting: float = 0.0
+    places: int = 0
+    filled: int = 0
 
 
 @dataclass
@@ -134,10 +141,9 @@ class TrainingState:
         load_weights(self.model, read_tensors(source / "weights.safetensors"), str(source))
         tensors = read_tensors(source / "training.safetensors")
         self._load_moments(tensors)
-        known = {field.name for field in fields(Position)}
-        self.position = Position(**{key: value for key, value in state["position"].items() if key in known})
+        self.position = Position(**_known(Position, state["position"]))
         self._load_generators(tensors)
-        self.interval = Interval(**state["interval"])
+        self.interval = Interval(**_known(Interval, state["interval"]))
         self.data = str(state.get("data", ""))
         (step,) = self.ranks.of_first(self.position.step)
         if step != self.position.step:
@@ -191,6 +197,12 @@ class TrainingState:
         torch.set_rng_state(state)
         if torch.cuda.is_available() and (state := tensors.get(_generator_name("cuda", rank))) is not None:
             torch.cuda.set_rng_state(state)
+
+
+def _known(kind: type[Interval] | type[Position], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a checkpoint that this release knows of."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _generator_name(kind: str, rank: int) -> str:

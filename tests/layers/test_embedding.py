@@ -37,6 +37,23 @@ def test_dropout_comes_after_positions_and_in_training_only() -> None:
     assert (embedding.eval()(tokens, positions) != 0).all()
 
 
+def test_word_dropout_takes_whole_tokens_but_not_their_positions() -> None:
+    torch.manual_seed(1)
+    table = new_embedding(9, 4)
+    embedding = TokenEmbedding(table, word_dropout=0.25).train()
+    tokens = torch.randint(9, (50, 40))
+    dropped = embedding(tokens)
+    gone = (dropped == 0).all(dim=-1)
+    assert 0.2 < gone.float().mean() < 0.3
+    torch.testing.assert_close(dropped[~gone], table.weight[tokens][~gone] / 0.75)
+    assert (embedding(tokens, torch.ones(40, 4))[gone] != 0).any()
+    positions = torch.full((40, 4), 7.0)
+    torch.manual_seed(1)
+    left = embedding(torch.zeros(50, 40, dtype=torch.long), positions)
+    assert ((left == 7.0).all(dim=-1)).any()
+    torch.testing.assert_close(embedding.eval()(tokens), table.weight[tokens])
+
+
 def test_two_may_share_a_table() -> None:
     table = new_embedding(9, 4)
     first, second = TokenEmbedding(table), TokenEmbedding(table, scale=2.0)

@@ -235,10 +235,12 @@ def test_each_dropout_has_its_own_probability(family: str) -> None:
     if attends:
         encoder |= {"attention_dropout": 0.25, "feed_forward_dropout": 0.15}
         decoder |= {"attention_dropout": 0.35, "feed_forward_dropout": 0.45}
-    model = build(ModelConfig.model_validate(small(encoder=encoder, decoder=decoder, embedding_dropout=0.4)), 17, 19)
+    both = small(encoder=encoder, decoder=decoder, embedding_dropout=0.4, word_dropout=0.1)
+    model = build(ModelConfig.model_validate(both), 17, 19)
     found = {key: part.probability for key, part in model.named_modules() if isinstance(part, Dropout)}
     embeddings = {"encoder.embedding.dropout": 0.4, "decoder.embedding.dropout": 0.4}
-    assert found == {**PLACES[family], **embeddings}
+    words = {"encoder.embedding.word_dropout": 0.1, "decoder.embedding.word_dropout": 0.1}
+    assert found == {**PLACES[family], **embeddings, **words}
 
 
 @pytest.mark.parametrize("kind", [GRU, LSTM], ids=["gru", "lstm"])

@@ -26,60 +26,26 @@ import torch
 from safetensors.torch import load_file
 
 from nmt.checkpoint import Run
-from nmt.config import Recipe, parse_recipe
-from nmt.data.corpus import with_folder
+from nmt.config import Recipe
 from nmt.distributed import ALONE, Ranks, joined
 from nmt.errors import ConfigError, Interrupted
 from nmt.training.loop import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session, train
+from tests.training.recipes import PAIRINGS, small_recipe
 
-FAMILIES = ("gru", "lstm", "transformer")
-PAIRINGS = list(itertools.product(FAMILIES, FAMILIES))
-
-RECIPE = """
-[data]
-source = "en"
-target = "fr"
-[tokenizer]
-vocabulary = 300
-[model]
-embedding = 32
-embedding_dropout = 0.0
-[model.encoder]
-type = "{encoder}"
-width = 32
-dropout = 0.0
-[model.decoder]
-type = "{decoder}"
-width = 32
-dropout = 0.0
-[training]
-max_steps = 8
-batch_tokens = 256
-learning_rate = 0.003
-schedule = {{ type = "constant" }}
-validate_every = 4
-save_every = 3
-log_every = 1
-average = 2
-precision = "float32"
-[decoding]
-beam = 2
-"""
+SHORT = (
+    "training.max_steps=8",
+    "training.validate_every=4",
+    "training.save_every=3",
+    "training.log_every=1",
+    "training.average=2",
+)
 CHANCE = ("tokenizer.sampling=0.1", "model.encoder.dropout=0.2", "model.decoder.dropout=0.2")
 
 
 def recipe(corpus: Path, encoder: str = "gru", decoder: str = "gru", *settings: str) -> Recipe:
-    small = ("layers=2", "feed_forward=64", "heads=2")
-    sizes = [
-        f"model.{side}.{size}"
-        for side, kind in (("encoder", encoder), ("decoder", decoder))
-        if kind == "transformer"
-        for size in small
-    ]
-    parsed = parse_recipe(RECIPE.format(encoder=encoder, decoder=decoder), overrides=[*sizes, *settings])
-    return parsed.model_copy(update={"data": with_folder(parsed.data, corpus)})
+    return small_recipe(corpus, encoder, decoder, *SHORT, *settings)
 
 
 class Alarm(SilentReporter):
@@ -155,11 +121,12 @@ if __name__ == "__main__":
 # ----------------------------------------------------------------------------------------------------------- the tests
 
 
-def torchrun(*command: str | Path, **options: Any) -> subprocess.Popen[str]:
-    """Two processes of ``command``."""
+def torchrun(*command: str | Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Two processes of ``command``, which find the tests' own modules."""
     prefix = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **(environment or {})}
     return subprocess.Popen(
-        [*prefix, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [*prefix, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
 
 
@@ -271,13 +238,13 @@ def test_numbers_are_agreed_on(runs: Path) -> None:
 def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_had_not(
     corpus: Path, tmp_path: Path
 ) -> None:
-    text = RECIPE.format(encoder="lstm", decoder="lstm").replace("dropout = 0.0", "dropout = 0.2")
-    (tmp_path / "recipe.toml").write_text(text)
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    (tmp_path / "recipe.toml").write_text(recipe(corpus, "lstm", "lstm", *CHANCE[1:]).to_toml())
 
     def start(name: str, *options: str) -> subprocess.Popen[str]:
-        verb = ("-m", "nmt", "train", tmp_path / "recipe.toml", "--data", corpus, "--out", tmp_path / name)
-        return torchrun(*verb, "--set", "training.max_steps=60", *options, env=environment)
+        verb = ("-m", "nmt", "train", tmp_path / "recipe.toml", "--out", tmp_path / name)
+        return torchrun(
+            *verb, "--set", "training.max_steps=60", *options, environment={"XDG_CACHE_HOME": str(tmp_path)}
+        )
 
     def finish(process: subprocess.Popen[str]) -> str:
         _, told = process.communicate(timeout=120)
@@ -341,3 +308,15 @@ def test_an_environment_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match=r"WORLD_SIZE=2 in the environment, but .*RANK"), joined():
         pass
+
+
+@pytest.mark.parametrize(("name", "message"), [("cuda", "has no GPU: there are 1;"), ("cuda:0", "cannot share it")])
+def test_processes_for_which_there_is_no_gpu_are_told(
+    name: str, message: str, monkeypatch: pytest.MonkeyPatch, corpus: Path, tmp_path: Path
+) -> None:
+    second = Ranks()
+    second.rank, second.size, second.local = 1, 2, 1
+    monkeypatch.setattr("nmt.training.session.pick_device", torch.device)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=message):
+        train(recipe(corpus), Session(tmp_path / "run", device=name), SilentReporter(), second)

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import io
 import itertools
-import json
 import math
 import os
 import shutil
@@ -23,13 +22,15 @@ import torch
 
 from nmt.checkpoint import Run
 from nmt.config import Recipe, parse_recipe
-from nmt.data.corpus import with_folder
+from nmt.data.batching import Batch
 from nmt.decoding.translator import Translator
 from nmt.distributed import ALONE
 from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, TrainingError
 from nmt.training import loop, loss
 from nmt.training.report import Log, SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
+from tests.training.recipes import PAIRINGS
+from tests.training.recipes import small_recipe as recipe
 
 
 @pytest.fixture(autouse=True)
@@ -38,50 +39,6 @@ def shapes_are_checked_elsewhere() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
-
-
-ENCODERS = {
-    "gru": {"type": "gru", "width": 32, "dropout": 0.0},
-    "lstm": {"type": "lstm", "width": 32, "dropout": 0.0},
-    "transformer": {
-        "type": "transformer", "layers": 1, "width": 32, "feed_forward": 64, "heads": 2, "dropout": 0.0,
-    },
-}  # fmt: skip
-DECODERS = ENCODERS
-
-RECIPE = """
-[data]
-source = "en"
-target = "fr"
-[tokenizer]
-vocabulary = 300
-[model]
-embedding = 32
-embedding_dropout = 0.0
-encoder = {{ type = "{encoder}" }}
-decoder = {{ type = "{decoder}" }}
-[training]
-max_steps = 12
-batch_tokens = 256
-learning_rate = 0.003
-schedule = {{ type = "constant" }}
-label_smoothing = 0.1
-validate_every = 6
-save_every = 4
-log_every = 2
-precision = "float32"
-[decoding]
-beam = 2
-"""
-
-
-def recipe(corpus: Path, encoder: str = "gru", decoder: str = "gru", *settings: str) -> Recipe:
-    sizes = {"encoder": ENCODERS[encoder], "decoder": DECODERS[decoder]}
-    overrides = [
-        f"model.{side}.{key}={json.dumps(value)}" for side, part in sizes.items() for key, value in part.items()
-    ]
-    parsed = parse_recipe(RECIPE.format(encoder=encoder, decoder=decoder), overrides=[*overrides, *settings])
-    return parsed.model_copy(update={"data": with_folder(parsed.data, corpus)})
 
 
 class Recorder(SilentReporter):
@@ -127,7 +84,7 @@ def losses(folder: Path) -> list[tuple[int, str]]:
     return [(int(record["step"]), float(record["loss"]).hex()) for record in read_log(folder)]
 
 
-@pytest.mark.parametrize(("encoder", "decoder"), list(itertools.product(ENCODERS, DECODERS)))
+@pytest.mark.parametrize(("encoder", "decoder"), PAIRINGS)
 def test_every_pairing_learns_a_handful_of_sentences_by_heart(
     encoder: str, decoder: str, corpus: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +126,27 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(family: str, co
     train(wanted, session(stopped, resume=True), Recorder())
     assert fingerprint(stopped) == fingerprint(straight)
     assert losses(stopped) == losses(straight)
+
+
+def test_the_log_says_why_a_run_is_slow(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding counted a second time from the batches; waiting and memory are what they can be."""
+    seen: list[list[Batch]] = []
+    real = loop.Trainer._backward
+
+    def watched(trainer: loop.Trainer, batches: list[Batch]) -> tuple[float, int]:
+        seen.append(batches)
+        return real(trainer, batches)
+
+    monkeypatch.setattr(loop.Trainer, "_backward", watched)
+    train(recipe(corpus, "gru", "gru", "training.accumulate=2"), session(tmp_path / "run"), Recorder())
+    records = [record for record in read_log(tmp_path / "run") if record["type"] == "train"]
+    assert len(records) == 6
+    for number, record in enumerate(records):
+        ids = [ids for step in seen[2 * number :][:2] for batch in step for ids in (batch.source, batch.target_out)]
+        empty = sum(int((one == 0).sum()) for one in ids)
+        assert record["padding"] == pytest.approx(empty / sum(one.numel() for one in ids))
+        assert 0 < record["waiting"] < 1
+        assert record["memory"] > 50e6
 
 
 def test_the_exit_codes_of_signals_are_those_of_the_shell(corpus: Path, tmp_path: Path) -> None:
