@@ -1,17 +1,21 @@
 # make demo   install into .venv, then train, translate and score on the embedded corpus
 # make test   everything that must hold before a change goes in
 # make check  the part of it that takes seconds: style, types, the order of the rooms
+# make bench-train  the speed of training beside other toolkits, which are installed into .venv-peers
 # make clean  take .venv and everything built away; runs/ stays
 #
 # PYTHON=/path/to/python3.12 chooses the interpreter, VENV=folder where the environment goes, TORCH=cpu|gpu the build
-# of torch (chosen by whether there is an NVIDIA driver), FAMILY=all what the demo compares.
+# of torch (chosen by whether there is an NVIDIA driver), FAMILY=all what the demo compares, BENCH="--cores 2" what a
+# benchmark is told.
 
 VENV ?= .venv
 FAMILY ?= transformer
+PEERS ?= .venv-peers
+BENCH ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench-train format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -29,18 +33,27 @@ check: $(VENV)/.developing
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q --noconftest tests/test_rooms.py
 
+bench-train: $(VENV)/.installed $(PEERS)/.installed
+	$(BIN)/python -m benchmarks.train --peers $(PEERS) $(BENCH)
+
 format: $(VENV)/.developing
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 # What is installed is remembered by these two files: they are older than pyproject.toml where it has changed.
 $(VENV)/.installed: pyproject.toml scripts/install
-	scripts/install $(VENV) .
+	scripts/install $(VENV) --editable .
 	@touch $@
 
 $(VENV)/.developing: pyproject.toml scripts/install
-	scripts/install $(VENV) ".[dev]"
+	scripts/install $(VENV) --editable ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+# JoeyNMT asks for releases of other packages that are older than Python: what it imports is in the list.
+$(PEERS)/.installed: benchmarks/peers.txt scripts/install
+	scripts/install $(PEERS) -r benchmarks/peers.txt
+	$(PEERS)/bin/pip install --no-deps joeynmt==2.3.0
+	@touch $@

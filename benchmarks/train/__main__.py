@@ -1,0 +1,267 @@
+"""Target tokens a second in training, ours and the peers', in one run.
+
+All contestants of a shape are started at once and make steps in turns, a few at a time, on the same batches, while the
+others wait: what slows the machine slows all of them. Ratios are taken turn by turn, and their median is what is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.train import workload
+from nmt.config import DataConfig, TextCorpus, TokenizerConfig
+from nmt.data.corpus import read_pairs
+from nmt.data.synthetic import write_corpus
+from nmt.data.tokenizer import train_tokenizers
+
+HERE = Path(__file__).parent
+#: Which toolkits have a model of a family's shape.
+PEERS = {
+    "transformer": ("marianmt", "joeynmt"),
+    "bahdanau": ("joeynmt",),
+    "luong": ("joeynmt",),
+}
+#: Sentences of more pieces are left out.
+LONGEST = 100
+#: Rows, inner width and columns of the products whose rate counts as the machine's best.
+PRODUCTS = ((4096, 512, 512), (4096, 512, 2048), (4096, 2048, 512))
+
+
+@dataclass
+class Contestant:
+    """A process that makes steps when told, and what its turns took."""
+
+    name: str
+    process: subprocess.Popen[str]
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    memory: float = 0.0
+
+    def ask(self, steps: int) -> tuple[float, float]:
+        """Make steps; gives seconds by the clock and of the processors."""
+        self._tell(steps)
+        told = self.hear()
+        return told["wall"], told["cpu"]
+
+    def hear(self) -> dict[str, Any]:
+        """What it says next. Raises RuntimeError where it has ended."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()}")
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def dismiss(self) -> None:
+        """End it; it says how much memory it had."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.memory = self.hear()["memory"]
+        self.process.wait()
+
+    def _tell(self, steps: int) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+
+
+def main() -> None:
+    """Measure what the command line asks for; the last lines are one ratio a shape and peer."""
+    told = _arguments()
+    cores = sorted(os.sched_getaffinity(0))[: told.cores]
+    os.sched_setaffinity(0, cores)  # and all that is started from here
+    torch.set_num_threads(told.cores)
+    best = {kind: peak(kind) for kind in (torch.float32, torch.bfloat16)}
+    _say(f"{_machine()}, {told.cores} of its cores, torch {torch.__version__}")
+    _say("products of at best " + ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {kind}" for kind, rate in best.items()))
+    last = []
+    with tempfile.TemporaryDirectory() as folder:
+        batches = batches_of(told.files or _embedded(Path(folder)), told.tokens, told.pieces)
+        path = Path(folder) / "batches.json"
+        workload.save(batches, path)
+        for name in told.shapes:
+            last += measure(name, batches, path, told, max(best.values()))
+    _say("")
+    for line in last:
+        _say(line)
+
+
+def measure(
+    name: str, batches: list[list[workload.Pair]], path: Path, told: argparse.Namespace, best: float
+) -> list[str]:
+    """Let the contestants of a shape make steps in turns; gives a line a peer."""
+    shape = workload.SHAPES[name]
+    with contextlib.ExitStack() as stack:
+        contestants = [stack.enter_context(one) for one in _contestants(name, shape.family, path, told)]
+        for one in contestants:
+            one.hear()
+            one.ask(told.warm)
+        for turn in range(told.turns):
+            for one in contestants[turn % len(contestants) :] + contestants[: turn % len(contestants)]:
+                wall, cpu = one.ask(told.steps)
+                one.wall.append(wall)
+                one.cpu.append(cpu)
+            _progress(f"{name}: turn {turn + 1} of {told.turns}")
+        for one in contestants:
+            one.dismiss()
+    turns = list(_turns(batches, told))
+    tokens = [sum(len(target) for batch in turn for _, target in batch) for turn in turns]
+    products = [sum(workload.operations(shape, batch) for batch in turn) for turn in turns]
+    _say("")
+    _say(f"{name}, tokens a second     by processor time     by the clock    share of peak    peak memory")
+    for one in contestants:
+        by_cpu = statistics.median(a / b for a, b in zip(tokens, one.cpu, strict=True))
+        by_clock = statistics.median(a / b for a, b in zip(tokens, one.wall, strict=True))
+        share = statistics.median(a / b for a, b in zip(products, one.wall, strict=True)) / best
+        _say(f"{one.name:<24}{by_cpu:>20,.0f}{by_clock:>17,.0f}{share:>16.0%}{one.memory / 2**30:>12.2f} GiB")
+    return list(_ratios(name, contestants))
+
+
+def _turns(batches: list[list[workload.Pair]], told: argparse.Namespace) -> Iterator[list[list[workload.Pair]]]:
+    """The batches of each turn that counts."""
+    stream = itertools.islice(itertools.cycle(batches), told.warm, None)
+    for _ in range(told.turns):
+        yield list(itertools.islice(stream, told.steps))
+
+
+def _ratios(name: str, contestants: list[Contestant]) -> Iterator[str]:
+    """Ours over each peer in its better type."""
+    ours = contestants[0]
+    for peer in dict.fromkeys(one.name.partition(" ")[0] for one in contestants[1:]):
+        theirs = [one for one in contestants[1:] if one.name.partition(" ")[0] == peer]
+        better = min(theirs, key=lambda one: statistics.median(one.cpu))
+        by_cpu = statistics.median(b / a for a, b in zip(ours.cpu, better.cpu, strict=True))
+        by_clock = statistics.median(b / a for a, b in zip(ours.wall, better.wall, strict=True))
+        yield f"{name:<12} nmt is {by_cpu:.2f} x {better.name} by processor time, {by_clock:.2f} x by the clock"
+
+
+def _contestants(
+    name: str, family: str, path: Path, told: argparse.Namespace
+) -> Iterator[contextlib.AbstractContextManager[Contestant]]:
+    """Ours first; where there are two cores and more, ours in one process a core too."""
+    ours = Path(sys.executable)
+    arguments = (str(told.cores), str(path))
+    yield started("nmt", [ours, HERE / "contestant_nmt.py", name, "auto", *arguments], told.cores)
+    if told.cores > 1:
+        many = [ours, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(told.cores)]
+        alone = [name, "auto", "1", str(path)]
+        yield started(f"nmt, {told.cores} processes", [*many, HERE / "contestant_nmt.py", *alone], 1)
+    theirs = told.peers / "bin" / "python" if told.peers else None
+    for peer in PEERS[family] if theirs else ():
+        for dtype in ("float32", "bfloat16"):
+            command = [theirs, HERE / f"contestant_{peer}.py", name, dtype, *arguments]
+            yield started(f"{peer} {dtype}", command, told.cores)
+
+
+@contextlib.contextmanager
+def started(name: str, command: list[Any], threads: int) -> Iterator[Contestant]:
+    """A contestant, which ends when the others do."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parents[1])}
+    process = subprocess.Popen(
+        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        yield Contestant(name, process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def batches_of(files: tuple[Path, Path], tokens: int, pieces: int) -> list[list[workload.Pair]]:
+    """Batches of about so many target tokens, sentences of like length together, cut into so many joint pieces."""
+    corpus = TextCorpus(source=files[0], target=files[1])
+    config = TokenizerConfig(type="bpe", vocabulary=pieces)
+    tokenizers = train_tokenizers(DataConfig(train=(corpus,)), config, seed=1)
+    pairs: list[workload.Pair] = []
+    for line in read_pairs(corpus):
+        source, target = tokenizers.source.encode(line.source), tokenizers.target.encode(line.target)
+        if min(len(source), len(target)) > 0 and max(len(source), len(target)) < LONGEST:
+            pairs.append(([*source, workload.EOS], [*target, workload.EOS]))
+    pairs.sort(key=lambda sides: (len(sides[1]), len(sides[0])))
+    batches: list[list[workload.Pair]] = [[]]
+    for pair in pairs:
+        if sum(len(target) for _, target in batches[-1]) >= tokens:
+            batches.append([])
+        batches[-1].append(pair)
+    whole = max(1, len(batches) - 1)  # the last one is short
+    return [batches[number] for number in torch.randperm(whole, generator=torch.Generator().manual_seed(1)).tolist()]
+
+
+def _embedded(folder: Path) -> tuple[Path, Path]:
+    write_corpus(folder / "corpus", pairs=20_000, seed=1)
+    return folder / "corpus" / "train.en", folder / "corpus" / "train.fr"
+
+
+def peak(kind: torch.dtype) -> float:
+    """The best rate at which torch multiplies large matrices of a type here, in operations a second."""
+    rates = []
+    for rows, inner, columns in PRODUCTS:
+        left, right = torch.randn(rows, inner).to(kind), torch.randn(columns, inner).to(kind)
+        seconds = []
+        for _ in range(20):
+            began = time.perf_counter()
+            torch.nn.functional.linear(left, right)
+            seconds.append(time.perf_counter() - began)
+        rates.append(2 * rows * inner * columns / statistics.median(seconds))
+    return max(rates)
+
+
+def _machine() -> str:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    features = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
+    return ", ".join([names[0].partition(":")[2].strip() if names else platform.processor(), *features])
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(text, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
+    parser.add_argument(
+        "--shapes", nargs="+", choices=workload.SHAPES, default=list(workload.SHAPES), help="default: all"
+    )
+    parser.add_argument("--peers", type=Path, help="the virtual environment with the peers; without, ours alone")
+    parser.add_argument(
+        "--files", nargs=2, type=Path, metavar=("SOURCE", "TARGET"), help="default: the embedded corpus"
+    )
+    parser.add_argument("--cores", type=int, default=1, help="to run on (default: 1)")
+    parser.add_argument("--tokens", type=int, default=4096, help="target tokens a batch (default: 4096)")
+    parser.add_argument(
+        "--pieces",
+        type=int,
+        default=workload.VOCABULARY,
+        help="the corpus is cut into; the output layer has %(default)s rows in any case (default: %(default)s)",
+    )
+    parser.add_argument("--turns", type=int, default=12, help="how often each contestant's turn comes (default: 12)")
+    parser.add_argument("--steps", type=int, default=2, help="steps a turn (default: 2)")
+    parser.add_argument("--warm", type=int, default=4, help="steps before the first turn (default: 4)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

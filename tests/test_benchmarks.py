@@ -1,0 +1,58 @@
+"""The benchmarks run, and count what they say they count."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.train import workload
+from benchmarks.train.contestant_nmt import made, recipe
+from nmt.models import build
+from nmt.training.loss import token_loss
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", ["tiny", "base"])
+def test_the_operations_of_a_step_are_those_that_torch_counts(name: str) -> None:
+    batch: list[workload.Pair] = [([5] * 9, [6] * 12)] * 2
+    shape = workload.SHAPES[name]
+    model = build(recipe(shape, "float32").model, workload.VOCABULARY, workload.VOCABULARY)
+    with FlopCounterMode(display=False) as counter:
+        one = made(batch)
+        features = model(one).features
+        token_loss(features, model.output.weight, one.target_out, one.target_mask).loss.backward()  # type: ignore[no-untyped-call]
+    assert counter.get_total_flops() == pytest.approx(workload.operations(shape, batch), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["bahdanau", "luong", "luong-plain"])
+def test_the_operations_of_recurrent_shapes_go_by_their_weights(name: str) -> None:
+    """Every weight that multiplies does so once a token, and three products come of it, of two operations each."""
+    shape = workload.SHAPES[name]
+    model = build(recipe(shape, "float32").model, workload.VOCABULARY, workload.VOCABULARY)
+    weights = {name: one.numel() for name, one in model.named_parameters() if one.ndim == 2}
+    products = sum(count for name, count in weights.items() if not name.endswith("embedding.table.weight"))
+    by_weights = 6.0 * 1000 * products
+    counted = workload.operations(shape, [([5], [6])] * 1000)
+    assert counted == pytest.approx(by_weights, rel=0.15)  # bridges run once a sentence, maxout is twice as wide
+
+
+def test_training_is_measured(corpus: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.train", "--shapes", "tiny", "luong-plain", "--pieces", "300"]
+    small = ["--files", corpus / "train.en", corpus / "train.fr", "--tokens", "64", "--turns", "2", "--steps", "1"]
+    done = subprocess.run(
+        [*command, *map(str, small), "--warm", "1"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    for shape in ("tiny", "luong-plain"):
+        found = re.search(rf"^{shape}, tokens a second .*\n(.*)$", done.stdout, re.MULTILINE)
+        assert found is not None
+        row = re.fullmatch(r"nmt +([\d,]+) +([\d,]+) +\d+% +([\d.]+) GiB", found[1])
+        assert row is not None
+        assert all(float(figure.replace(",", "")) > 0 for figure in row.groups())
+    assert re.search(r"products of at best [\d,]+ GFLOP/s in torch.float32", done.stdout)
