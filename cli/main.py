@@ -42,6 +42,7 @@ VERBS = {
     "evaluate": "Score translations: BLEU, chrF, TER.",
     "align": "Link words by attention, draw it, measure AER.",
     "runs": "List runs and what they reached.",
+    "race": "Train recipes against each other, the same time for each.",
     "config": "Show what a recipe comes to.",
 }
 """What ``nmt --help`` lists. Each verb lives in the module of its name in ``nmt_cli.commands``."""

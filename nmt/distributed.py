@@ -1,4 +1,4 @@
-"""One training in many processes, each with a copy of the model, a share of the batches and a device of its own.
+"""One job in many processes, each with a copy of the model, a share of the data and a device of its own.
 
 ``torchrun`` starts the processes and tells each in its environment who it is: its ``RANK`` among ``WORLD_SIZE``, its
 ``LOCAL_RANK`` on its machine. :class:`Ranks` is all that the rest of nmt knows of it: for a single process every method
@@ -29,7 +29,7 @@ PATIENCE = timedelta(days=1)
 
 
 class Ranks:
-    """The processes of a training, as seen from one: ``rank`` of ``size``, and ``local`` on its machine."""
+    """The processes of a job, as seen from one: ``rank`` of ``size``, and ``local`` on its machine."""
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
         self.rank, self.size, self.local = rank, size, local
@@ -63,6 +63,31 @@ class Ranks:
         tensors = [torch.empty_like(tensor) for _ in range(self.size)]
         distributed.all_gather(tensors, tensor, group=self._patient)
         return tensors
+
+    def tell(self, text: str) -> str:
+        """What the first process says, in every process, however long it takes to find words."""
+        if self.size == 1:
+            return text
+        said = text.encode() if self.is_first else b""
+        (length,) = self.of_first(len(said))
+        letters = torch.empty(int(length), dtype=torch.uint8)
+        if said:
+            letters.copy_(torch.frombuffer(bytearray(said), dtype=torch.uint8))
+        distributed.broadcast(letters, 0, group=self._patient)
+        return letters.numpy().tobytes().decode()
+
+    def collect(self, text: str) -> list[str]:
+        """What each process says, by rank, in every process."""
+        if self.size == 1:
+            return [text]
+        said = text.encode()
+        lengths = [int(length) for length in self.gather(torch.tensor([len(said)]))]
+        letters = torch.zeros(max(lengths), dtype=torch.uint8)
+        if said:
+            letters[: len(said)] = torch.frombuffer(bytearray(said), dtype=torch.uint8)
+        return [
+            one[:length].numpy().tobytes().decode() for one, length in zip(self.gather(letters), lengths, strict=True)
+        ]
 
     def wait(self) -> None:
         """Go on when all processes have come here."""
@@ -128,7 +153,7 @@ def joined() -> Iterator[Ranks]:
             raise
         raise TrainingError(
             f"process {rank} of {size}: the others cannot be reached any more: where one of them has ended, its own "
-            f"message says why; a run that had begun goes on with --resume"
+            f"message says why; a training that had begun goes on with --resume"
         ) from error
     finally:
         if distributed.is_initialized():

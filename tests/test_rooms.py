@@ -25,6 +25,7 @@ ROOMS = (
     "evaluation",
     "alignment",
     "training",
+    "race",
     "demo",
 )
 LIBRARY = sorted((ROOT / "nmt").rglob("*.py"))

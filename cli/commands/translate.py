@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -48,7 +50,9 @@ def translate(
     """
     import torch
 
+    from nmt.decoding.sharing import shared_out
     from nmt.decoding.translator import Translator
+    from nmt.distributed import joined
 
     if threads:
         torch.set_num_threads(threads)
@@ -61,25 +65,45 @@ def translate(
         "batch_size": batch_size,
     }
     given = {name: value for name, value in search.items() if value is not None}
-    translator = Translator.load(run, which=checkpoint, device=device, **given)
-    translator.check(nbest or 1)
+    with joined() as ranks:
+        translator = Translator.load(run, which=checkpoint, device=device, **given)
+        translator.check(nbest or 1)
+
+        parted = 0
+
+        def work(window: list[str], first: int) -> list[str]:
+            nonlocal parted
+            found = translator.translate_window(window, nbest=nbest or 1, attention=align, first=first)
+            parted = int(*ranks.total(translator.num_split))
+            return [_render(one, number, nbest is not None, align) for number, one in enumerate(found, first - 1)]
+
+        if ranks.is_first:
+            windows = input_windows(input, translator.window * ranks.size, on_bad_bytes=on_bad_bytes)
+            done = _write(shared_out(ranks, windows, work), input, output)
+            if parted:
+                console.note(f"translated in parts, being too long: {parted} of {done} lines")
+        else:
+            for _ in shared_out(ranks, (), work):
+                pass
+
+
+def _write(results: Generator[list[str], None, None], input: Path, output: Path) -> int:
+    """Write lines as they come; gives how many there were."""
     done = 0
     with (
+        contextlib.closing(results),
         WholeLines() as lines,
         output_lines(output, inputs=[input]) as writer,
         console.Progress("translating", unit="lines") as progress,
     ):
-        for window in input_windows(input, translator.window, on_bad_bytes=on_bad_bytes):
-            found = translator.translate_window(window, nbest=nbest or 1, attention=align, first=done + 1)
-            for number, one in enumerate(found, done):
-                rendered = _render(one, number, nbest is not None, align)
+        for texts in results:
+            for text in texts:
                 with lines.whole():
-                    writer.write(rendered)
-            done += len(window)
+                    writer.write(text)
+            done += len(texts)
             if output != STANDARD:
                 progress(done)
-    if translator.num_split:
-        console.note(f"translated in parts, being too long: {translator.num_split} of {done} lines")
+    return done
 
 
 def _render(translation: Translation, number: int, is_nbest: bool, align: bool) -> str:

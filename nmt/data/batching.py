@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +58,21 @@ class Batch:
             rows=self.rows.to(device, non_blocking=True),
         )
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first half of its rows, and the rest. Raises ValueError where there is one row only."""
+        middle = len(self) // 2
+        if not middle:
+            raise ValueError("a batch of one row has no halves")
+        parts = [getattr(self, field.name) for field in fields(self)]
+        return Batch(*(part[:middle] for part in parts)), Batch(*(part[middle:] for part in parts))
+
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def places(self) -> int:
+        """Rows times the longest side, padding counted: what ``training.batch_tokens`` bounds."""
+        return len(self) * max(self.source.shape[1], self.target_in.shape[1])
 
     @property
     def target_tokens(self) -> int:

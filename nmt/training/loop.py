@@ -12,7 +12,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, fields
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 from nmt.checkpoint import Checkpoint, Run, check_folder, goodness
 from nmt.data.batching import Batch, BatchSource
 from nmt.distributed import Ranks
-from nmt.errors import CheckpointError, DivergedError, Interrupted
+from nmt.errors import CheckpointError, DivergedError, Interrupted, TrainingError, is_out_of_memory
 from nmt.models import Seq2Seq
 from nmt.training.allocator import most_memory
 from nmt.training.average import average
@@ -82,6 +82,7 @@ class Trainer:
         self.dtype = torch.float32
         self.pace = new_pace(self.config)
         self._rate = 0.0
+        self._meeting = False  # whether other processes are in the same backward pass
         self._unsaved_in_a_row = 0
 
     def train(self, stop: StopRequest) -> Checkpoint:
@@ -132,8 +133,18 @@ class Trainer:
 
     def _next_batches(self) -> list[Batch]:
         """The batches of the next step that this process takes; the position moves behind all of them."""
-        of_all = itertools.islice(self._stream, self.config.accumulate * self.ranks.size)
-        return [make().to(self.device) for make in list(of_all)[self.ranks.rank :: self.ranks.size]]
+        of_all = list(itertools.islice(self._stream, self.config.accumulate * self.ranks.size))
+        own = (make().to(self.device) for make in of_all[self.ranks.rank :: self.ranks.size])
+        return self._fitted(own)
+
+    def _fitted(self, batches: Iterable[Batch]) -> list[Batch]:
+        """The batches, those that memory has no room for in parts."""
+        room = self.state.position.room
+        fitted: list[Batch] = []
+        for batch in batches:
+            fits = not room or batch.places <= room or len(batch) == 1
+            fitted += [batch] if fits else self._fitted(batch.halves())
+        return fitted
 
     def _endless(self) -> Iterator[Callable[[], Batch]]:
         """Batches, yet to be made, from the position on, epoch after epoch."""
@@ -147,19 +158,55 @@ class Trainer:
     def _backward(self, batches: list[Batch]) -> tuple[float, int]:
         """Gradients of the mean loss over all tokens of the step, however they fall into batches and processes.
 
-        Gives the sum of this process's losses and the number of tokens in all.
+        Where memory runs out the step is begun anew with smaller batches. Gives the sum of this process's losses and
+        the number of tokens in all.
         """
         (tokens,) = self.ranks.total(sum(batch.target_tokens for batch in batches))
         share = self.ranks.size / tokens  # gradients are averaged over the processes
+        while True:
+            try:
+                return self._gradients(batches, share), int(tokens)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self._meeting:
+                    raise
+            batches = self._smaller(batches)
+
+    def _gradients(self, batches: list[Batch], share: float) -> float:
+        """The backward pass of every batch, in the last of which the processes meet; gives the sum of the losses."""
         total = 0.0
         for number, batch in enumerate(batches, 1):
             last = number == len(batches)
             with contextlib.nullcontext() if last else self.ranks.local_gradients(self.objective):
                 with autocast(self.dtype, self.device):
                     loss = self.objective(batch)
+                self._meeting = last and self.ranks.size > 1
                 (loss * share).backward()
+                self._meeting = False
             total += float(loss.detach())
-        return total, int(tokens)
+        return total
+
+    def _smaller(self, batches: list[Batch]) -> list[Batch]:
+        """The batches of a step for which memory did not suffice, in parts; from now on none is as large.
+
+        Raises TrainingError where it did not suffice for a single sentence pair.
+        """
+        position = self.state.position
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        largest = max(batches, key=lambda batch: batch.places)
+        if all(len(batch) == 1 for batch in batches):
+            raise TrainingError(
+                f"{self.run.folder}: out of memory over one sentence pair of {largest.places} tokens: lower "
+                f"data.max_length, or make the model smaller"
+            )
+        position.halved += 1
+        position.room = max(batch.places for batch in batches if len(batch) > 1) // 2
+        self.reporter.warn(
+            f"step {position.step + 1}: out of memory over {largest.places} tokens at once: going on with batches of "
+            f"at most {position.room}, several a step"
+        )
+        return self._fitted(batches)
 
     def _update(self) -> float:
         """One optimiser step; one whose gradient is not finite is skipped and counted. Gives the gradient's norm.
@@ -206,6 +253,7 @@ class Trainer:
             self.reporter.warn(f"{complaint}; going back to the one before")
         after = state.position
         after.retreats, after.skipped, after.skipped_in_a_row = before.retreats + 1, before.skipped, 0
+        after.halved, after.room = before.halved, before.room
         after.seconds, after.cpu_seconds = before.seconds, before.cpu_seconds
         state.schedule.factor = min(state.schedule.factor, factor) / 2
         if self.log is not None:
@@ -255,6 +303,7 @@ class Trainer:
             seconds=position.seconds,
             cpu_seconds=position.cpu_seconds,
             skipped=position.skipped,
+            halved=position.halved,
             padding=1 - interval.filled / max(interval.places, 1),
             waiting=interval.waiting / max(interval.seconds, 1e-9),
             memory=most_memory(self.device),
@@ -290,7 +339,14 @@ class Trainer:
         if self.state.schedule.validated(best):
             self.reporter.note(f"step {position.step}: no better, the learning rate is cut")
         report = ValidationReport(
-            position.step, scores.loss, scores.perplexity, scores.bleu, scores.chrf, scores.seconds, best
+            position.step,
+            scores.loss,
+            scores.perplexity,
+            scores.bleu,
+            scores.chrf,
+            scores.seconds,
+            position.seconds,
+            best,
         )
         self._record("valid", report)
         self.reporter.validated(report)

@@ -20,9 +20,10 @@ __all__ = ["Log", "Reporter", "SilentReporter", "StepReport", "ValidationReport"
 class StepReport:
     """The figures of the steps since the last report. Losses are nats a target token, times are seconds.
 
-    ``seconds`` is the whole run's time so far, validations counted, and ``cpu_seconds`` what its processors worked. Why
-    a run is slow: ``padding`` is the share of places in its batches that hold no token, ``waiting`` the share of the
-    time that steps waited for their batches, and ``memory`` the most bytes that the first process ever held.
+    ``seconds`` is the whole run's time so far, validations counted, and ``cpu_seconds`` what its processors worked.
+    ``skipped`` steps had no finite gradient; ``halved`` times memory did not suffice for a batch. Why a run is slow:
+    ``padding`` is the share of places in its batches that hold no token, ``waiting`` the share of the time that steps
+    waited for their batches, and ``memory`` the most bytes that the first process ever held.
     """
 
     step: int
@@ -35,6 +36,7 @@ class StepReport:
     seconds: float
     cpu_seconds: float
     skipped: int
+    halved: int
     padding: float
     waiting: float
     memory: int
@@ -42,7 +44,10 @@ class StepReport:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """The figures of one validation. ``loss`` is the negative log-likelihood a target token in nats, unsmoothed."""
+    """The figures of one validation. ``loss`` is the negative log-likelihood a target token in nats, unsmoothed.
+
+    ``seconds`` is what it took, ``elapsed`` the run's time when it began.
+    """
 
     step: int
     loss: float
@@ -50,6 +55,7 @@ class ValidationReport:
     bleu: float
     chrf: float
     seconds: float
+    elapsed: float
     best: bool
 
 

@@ -1,15 +1,21 @@
-"""A recipe of every pairing, small enough to train in a test."""
+"""A recipe of every pairing, small enough to train in a test, and machines with little memory to train it on."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from nmt.config import Recipe, parse_recipe
-from nmt.data.corpus import with_folder
+import torch
 
-__all__ = ["PAIRINGS", "small_recipe"]
+from nmt.config import Recipe, parse_recipe
+from nmt.data.batching import Batch
+from nmt.data.corpus import with_folder
+from nmt.training.loop import Objective
+
+__all__ = ["PAIRINGS", "memory_for", "small_recipe"]
 
 PARTS = {
     "gru": {"type": "gru", "width": 32, "dropout": 0.0},
@@ -56,3 +62,21 @@ def small_recipe(corpus: Path, encoder: str = "gru", decoder: str = "gru", *sett
     ]
     parsed = parse_recipe(RECIPE.format(encoder=encoder, decoder=decoder), overrides=[*sizes, *settings])
     return parsed.model_copy(update={"data": with_folder(parsed.data, corpus)})
+
+
+@contextlib.contextmanager
+def memory_for(places: int) -> Iterator[list[int]]:
+    """Batches of more places run out of memory; gives the places of all that were tried."""
+    real, asked = Objective.forward, []
+
+    def forward(self: Objective, batch: Batch) -> torch.Tensor:
+        asked.append(batch.places)
+        if batch.places > places:
+            raise torch.OutOfMemoryError("there is no room")
+        return real(self, batch)
+
+    Objective.forward = forward  # type: ignore[method-assign]
+    try:
+        yield asked
+    finally:
+        Objective.forward = real  # type: ignore[method-assign]

@@ -27,12 +27,13 @@ from safetensors.torch import load_file
 
 from nmt.checkpoint import Run
 from nmt.config import Recipe
+from nmt.decoding.sharing import shared_out
 from nmt.distributed import ALONE, Ranks, joined
 from nmt.errors import ConfigError, Interrupted
 from nmt.training.loop import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session, train
-from tests.training.recipes import PAIRINGS, small_recipe
+from tests.training.recipes import PAIRINGS, memory_for, small_recipe
 
 SHORT = (
     "training.max_steps=8",
@@ -92,12 +93,35 @@ def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
 
     run("budget", recipe(corpus, "gru", "gru", "training.budget=4"))
 
+    with memory_for(10**9 if ranks.is_first else 100) as asked:
+        run("tight", recipe(corpus, "lstm", "transformer"))
+    seen["most"] = sorted(asked)[-3:]
+
     with planted(set() if ranks.is_first else set(range(6, 11))):
         run("diverging", recipe(corpus, "gru", "gru", "training.max_steps=12"))
+    seen["told"] = ranks.tell("é" * 3 if ranks.is_first else "not this"), ranks.tell("")
+    seen["collected"] = ranks.collect("ü" * ranks.rank), ranks.collect("")
+    windows = [["a", "b", "c"], ["d"], ["e", "f"]] if ranks.is_first else []
+    seen["shared"] = list(shared_out(ranks, windows, lambda lines, first: [f"{first} {line}" for line in lines]))
+    broken = shared_out(ranks, iter(fails()), lambda lines, first: [f"{ranks.rank}" for _ in lines])
+    seen["broken"] = [next(broken)]
+    with contextlib.suppress(ZeroDivisionError):
+        seen["broken"] += list(broken)
+    left = shared_out(ranks, [["a", "b"], ["c"]], lambda lines, first: lines)
+    seen["left"] = [next(left)]
+    if ranks.is_first:
+        left.close()
+    else:
+        seen["left"] += list(left)
     seen["total"] = ranks.total(ranks.rank + 1, 0.5)
     seen["of_first"] = ranks.of_first(ranks.rank + 7.0)
     seen["gathered"] = [one.tolist() for one in ranks.gather(torch.tensor([ranks.rank, 5]))]
     (folder / f"seen-{ranks.rank}.json").write_text(json.dumps(seen))
+
+
+def fails() -> Iterator[list[str]]:
+    yield ["one", "two"]
+    raise ZeroDivisionError
 
 
 @contextlib.contextmanager
@@ -233,6 +257,40 @@ def test_numbers_are_agreed_on(runs: Path) -> None:
         assert seen(runs, rank)["total"] == [3, 1]
         assert seen(runs, rank)["of_first"] == [7]
         assert seen(runs, rank)["gathered"] == [[0, 5], [1, 5]]
+
+
+def test_lines_are_shared_out_and_come_back_in_order(runs: Path) -> None:
+    for rank in (0, 1):
+        assert seen(runs, rank)["told"] == ["ééé", ""]
+        assert seen(runs, rank)["collected"] == [["", "ü"], ["", ""]]
+        assert seen(runs, rank)["shared"] == [["1 a", "2 b", "3 c"], ["4 d"], ["5 e", "6 f"]]
+        assert seen(runs, rank)["broken"] == [["0", "1"]]
+        assert seen(runs, rank)["left"] == [["a", "b"]]
+
+
+@pytest.mark.parametrize("options", [(), ("--nbest", "2", "--align")])
+def test_two_processes_translate_what_one_does(
+    options: tuple[str, ...], runs: Path, corpus: Path, tmp_path: Path
+) -> None:
+    lines = [*(corpus / "test.en").read_text().splitlines(), "", "the cat " * 600, "x"] * 3
+    (tmp_path / "in").write_text("".join(f"{line}\n" for line in lines))
+    model = runs / "gru-transformer"
+    verb = ("-m", "nmt", "translate", model, "-i", tmp_path / "in", "--batch-size", "2", *options)
+    process = torchrun(*verb, "-o", tmp_path / "two")
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    one = subprocess.run([sys.executable, *map(str, verb)], capture_output=True, text=True, check=True)
+    assert (tmp_path / "two").read_text() == one.stdout
+    note = "translated in parts, being too long: 3 of"
+    assert note in one.stderr
+    assert told.count(note) == 1
+
+
+def test_a_process_whose_memory_is_small_goes_on_with_halves_and_the_losses_are_the_same(runs: Path) -> None:
+    tight, roomy = (figures(runs / name, "train", "loss") for name in ("tight", "lstm-transformer"))
+    assert tight == pytest.approx(roomy, rel=1e-4)
+    assert max(seen(runs, 0)["most"]) > 100
+    assert max(seen(runs, 1)["most"]) > 100  # it was tried
 
 
 def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_had_not(

@@ -29,7 +29,7 @@ from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, I
 from nmt.training import loop, loss
 from nmt.training.report import Log, SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
-from tests.training.recipes import PAIRINGS
+from tests.training.recipes import PAIRINGS, memory_for
 from tests.training.recipes import small_recipe as recipe
 
 
@@ -335,7 +335,7 @@ def test_a_log_that_cannot_be_written_is_done_without(
 
 def test_half_a_line_is_taken_out_of_the_log(tmp_path: Path) -> None:
     log = Log(tmp_path)
-    report = ValidationReport(1, 2.0, 7.4, 20.0, 40.0, 0.5, True)
+    report = ValidationReport(1, 2.0, 7.4, 20.0, 40.0, 0.5, 3.0, True)
     log.write("valid", report)
 
     class Full(io.FileIO):
@@ -383,6 +383,47 @@ def plant(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
         return result
 
     monkeypatch.setattr(loop, "token_loss", planted)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_that_memory_has_no_room_for_is_halved_and_the_step_is_the_same(
+    accumulate: int, corpus: Path, tmp_path: Path
+) -> None:
+    settings = f"training.accumulate={accumulate}", "training.log_every=1"
+    wanted, told = recipe(corpus, "gru", "transformer", *settings), Recorder()
+    train(wanted, session(tmp_path / "roomy"), Recorder())
+    with memory_for(100) as asked:
+        train(wanted, session(tmp_path / "tight"), told)
+    plain, halved = (
+        [record for record in read_log(tmp_path / name) if record["type"] == "train"] for name in ("roomy", "tight")
+    )
+    assert [record["loss"] for record in halved] == pytest.approx([record["loss"] for record in plain], rel=1e-4)
+    assert [record["tokens"] for record in halved] == [record["tokens"] for record in plain]
+    times = halved[-1]["halved"]
+    assert 0 < times < 4
+    assert sum("out of memory over" in text and "going on with batches" in text for text in told.warnings) == times
+    assert sum(places > 100 for places in asked) == times  # and no more: those after it are cut before they are tried
+
+
+def test_memory_that_has_no_room_for_one_pair_ends_the_run(corpus: Path, tmp_path: Path) -> None:
+    with (
+        memory_for(2),
+        pytest.raises(
+            TrainingError, match=r"out of memory over one sentence pair of \d+ tokens: lower data.max_length"
+        ),
+    ):
+        train(recipe(corpus), session(tmp_path / "run"), Recorder())
+
+
+def test_an_error_that_is_none_of_memory_is_not_retried(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: loop.Objective, batch: Batch) -> torch.Tensor:
+        raise RuntimeError("the shapes do not fit")
+
+    monkeypatch.setattr(loop.Objective, "forward", broken)
+    with pytest.raises(RuntimeError, match="the shapes do not fit"):
+        train(recipe(corpus), session(tmp_path / "run"), Recorder())
 
 
 def test_a_folder_that_holds_a_run_is_not_trained_over(corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""Recipes against each other: the same time for each, with several seeds, and what came of it as a table and a picture.
+
+One run says little: two that differ in their seed alone may be half a BLEU apart. A race trains every recipe as often
+as there are seeds, all for the same time, and gives the mean and the spread of what they reached.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+from nmt.alignment.plot import FAINT, INK, check_picture_path, save_figure
+from nmt.config import Recipe
+from nmt.distributed import ALONE, Ranks
+from nmt.errors import ConfigError, Interrupted
+from nmt.training.report import Reporter, read_log
+from nmt.training.session import Session, train
+from nmt.training.summary import RunSummary, summarize
+
+__all__ = ["Standing", "draw_race", "names_of", "race", "table"]
+
+#: Told apart by people who see colours differently too (Okabe and Ito 2008).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the runs of one recipe reached, by seed."""
+
+    recipe: str
+    runs: tuple[RunSummary, ...]
+
+    @property
+    def bleu(self) -> tuple[float, ...]:
+        """The best validation BLEU of every run that has one."""
+        return tuple(run.bleu for run in self.runs if run.bleu is not None)
+
+    @property
+    def chrf(self) -> tuple[float, ...]:
+        """The chrF of the same validations."""
+        return tuple(run.chrf for run in self.runs if run.chrf is not None)
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """What the recipes of a race are called: their files' names, with their folders' where two are alike.
+
+    Raises ConfigError where that does not tell them apart.
+    """
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.absolute().parent.name}-{path.stem}" for path in paths]
+    for name, path in zip(names, paths, strict=True):
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: two recipes of the race are called {name}: rename one of the files")
+    return names
+
+
+def race(
+    recipes: Mapping[str, Recipe],
+    folder: Path,
+    reporter: Reporter,
+    *,
+    seeds: int = 1,
+    resume: bool = False,
+    device: str = "auto",
+    store: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> list[Standing]:
+    """Train every recipe with its own seed and the ones after it, in ``folder/<name>/seed-<n>``; the best comes first.
+
+    All are trained with the first seed before any is with the second. With ``resume`` runs that are finished stay as
+    they are, and the one that was cut short is gone on with. Raises ConfigError for recipes that are not given the same
+    ``training.budget``, and what :func:`~nmt.training.session.train` raises.
+    """
+    budgets = {recipe.training.budget for recipe in recipes.values()}
+    if len(budgets) != 1 or 0 in budgets:
+        raise ConfigError("the recipes of a race need the same training.budget")
+    if seeds < 1:
+        raise ConfigError(f"seeds {seeds}: a race needs one at least")
+    folders: dict[str, list[Path]] = {name: [] for name in recipes}
+    for turn in range(seeds):
+        for place, (name, recipe) in enumerate(recipes.items(), 1):
+            seed = recipe.training.seed + turn
+            run = folder / name / f"seed-{seed}"
+            reporter.note(f"{name}, seed {seed}: run {turn * len(recipes) + place} of {seeds * len(recipes)}")
+            begun = any((run / "resume").glob("step-*"))
+            training = recipe.training.model_copy(update={"seed": seed})
+            try:
+                train(
+                    recipe.model_copy(update={"training": training}),
+                    Session(run, resume=resume and begun, device=device, store=store),
+                    reporter,
+                    ranks,
+                )
+            except Interrupted as error:
+                what = str(error).partition(";")[0]
+                raise Interrupted(f"{run}: {what}; go on with --resume", error.signal_number) from error
+            folders[name].append(run)
+    standings = [Standing(name, tuple(map(summarize, runs))) for name, runs in folders.items()]
+    return sorted(standings, key=lambda one: -statistics.fmean(one.bleu or (-1.0,)))
+
+
+def table(standings: Sequence[Standing]) -> Iterator[str]:
+    """The standings as lines of aligned columns: mean and standard deviation over the seeds."""
+    rows = [("recipe", "runs", "BLEU", "chrF", "parameters", "steps", "minutes")]
+    for one in standings:
+        parameters = next((run.parameters for run in one.runs if run.parameters is not None), None)
+        minutes = [run.seconds / 60 for run in one.runs if run.seconds is not None]
+        rows.append(
+            (
+                one.recipe,
+                str(len(one.runs)),
+                _spread(one.bleu),
+                _spread(one.chrf),
+                "-" if parameters is None else f"{parameters / 1e6:.1f} M",
+                f"{statistics.fmean(run.steps for run in one.runs):,.0f}",
+                f"{statistics.fmean(minutes):.1f}" if minutes else "-",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        yield "  ".join([row[0].ljust(widths[0]), *numbers])
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and, where there is one, sample standard deviation."""
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def draw_race(standings: Sequence[Standing], path: Path) -> None:
+    """Draw the validation BLEU of every run over its minutes as ``path`` (.png, .svg or .pdf).
+
+    A recipe has one colour, a run one line, with a dot at what the run's best model reached. Raises ConfigError for
+    another ending of ``path``.
+    """
+    from matplotlib.figure import Figure
+
+    check_picture_path(path)
+    figure = Figure(figsize=(7.0, 4.2), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title("BLEU of the validation set over minutes of training", fontsize=9, color=INK, loc="left")
+    axes.grid(color="#e4e7eb", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=FAINT, labelsize=8, length=3)
+    for one, colour in zip(standings, cycle(COLOURS)):
+        label = f"{one.recipe}: {_spread(one.bleu)}"
+        for run in one.runs:
+            minutes, values = _course(Path(run.run))
+            axes.plot(minutes, values, "-", color=colour, linewidth=1.2, label=label)
+            if run.seconds is not None and run.bleu is not None:
+                axes.plot(run.seconds / 60, run.bleu, "o", color=colour, markersize=4)
+            label = ""
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+    save_figure(figure, path)
+
+
+def _course(folder: Path) -> tuple[list[float], list[float]]:
+    """Minutes and BLEU of every validation in a run's log."""
+    found = [record for record in read_log(folder) if record.get("type") == "valid" and "elapsed" in record]
+    return [float(record["elapsed"]) / 60 for record in found], [float(record["bleu"]) for record in found]

@@ -1,0 +1,47 @@
+"""``nmt race`` as a shell meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nmt_cli.main import main
+from tests.training.recipes import small_recipe
+
+
+@pytest.fixture
+def files(corpus: Path, tmp_path: Path) -> list[str]:
+    """Two recipes as files."""
+    for name in ("gru", "lstm"):
+        (tmp_path / f"{name}.toml").write_text(small_recipe(corpus, name, name).to_toml())
+    return [str(tmp_path / f"{name}.toml") for name in ("gru", "lstm")]
+
+
+def test_a_table_on_stdout_and_a_picture(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--out", str(tmp_path / "race"), "--store", str(tmp_path / "store")]
+    assert main(["race", *files, "--budget", "1s", "--device", "cpu", *where]) == 0
+    told = capsys.readouterr()
+    head, *rows = told.out.splitlines()
+    assert head.split()[:3] == ["recipe", "runs", "BLEU"]
+    assert sorted(row.split()[0] for row in rows) == ["gru", "lstm"]
+    assert f"picture: {tmp_path / 'race' / 'race.svg'}" in told.err
+    assert (tmp_path / "race" / "race.svg").stat().st_size > 1000
+    assert main(["race", *files, "--budget", "1s", *where]) == 2
+    assert "holds a run already; go on with --resume" in capsys.readouterr().err
+    assert main(["race", *files, "--budget", "1s", *where, "--resume"]) == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(told.out.splitlines())
+
+
+def test_what_cannot_be_raced_is_refused_in_a_line(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["race", files[0]]) == 2
+    assert "--budget" in capsys.readouterr().err
+    assert main(["race", files[0], "--budget", "soon"]) == 2
+    assert "soon" in capsys.readouterr().err
+    assert main(["race", files[0], files[0], "--budget", "1s"]) == 2
+    assert "two recipes of the race are called" in capsys.readouterr().err
+    assert main(["race", str(tmp_path / "nowhere.toml"), "--budget", "1s"]) == 2
+    assert "nowhere.toml" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

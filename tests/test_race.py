@@ -1,0 +1,142 @@
+"""Races: who runs, for how long, what the table and the picture say of it, and how one goes on that was cut short."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nmt.checkpoint import Run
+from nmt.config import Recipe
+from nmt.errors import ConfigError, Interrupted
+from nmt.race import Standing, draw_race, names_of, race, table
+from nmt.training.report import SilentReporter, StepReport, read_log
+from nmt.training.summary import RunSummary
+from tests.training.recipes import small_recipe
+
+
+class Told(SilentReporter):
+    """Keeps the notes, and stops the process at the first step of run number ``stop``."""
+
+    def __init__(self, stop: int = 0) -> None:
+        self.notes: list[str] = []
+        self.stop = stop
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stepped(self, report: StepReport, total: int | None) -> None:
+        if report.step == 1 and self.stop == sum(": run " in note for note in self.notes):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def recipes(corpus: Path) -> dict[str, Recipe]:
+    return {
+        name: small_recipe(corpus, name, name, "training.budget=1.5", "training.seed=7", "training.average=2")
+        for name in ("gru", "lstm")
+    }
+
+
+@pytest.fixture(scope="module")
+def raced(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Standing], list[str]]:
+    """A race of two recipes with two seeds: its folder, its standings, what it told."""
+    folder, told = tmp_path_factory.mktemp("race"), Told()
+    return folder, race(recipes(corpus), folder, told, seeds=2, device="cpu", store=folder / "store"), told.notes
+
+
+def test_every_recipe_runs_with_every_seed_for_the_same_time(raced: tuple[Path, list[Standing], list[str]]) -> None:
+    folder, standings, notes = raced
+    turns = [note for note in notes if ": run " in note]
+    assert turns == [
+        "gru, seed 7: run 1 of 4",
+        "lstm, seed 7: run 2 of 4",
+        "gru, seed 8: run 3 of 4",
+        "lstm, seed 8: run 4 of 4",
+    ]
+    assert {one.recipe for one in standings} == {"gru", "lstm"}
+    for one in standings:
+        assert [run.run for run in one.runs] == [str(folder / one.recipe / f"seed-{seed}") for seed in (7, 8)]
+        for run, seed in zip(one.runs, (7, 8), strict=True):
+            assert Run.open(Path(run.run)).recipe.training.seed == seed
+            assert run.seconds == pytest.approx(1.5, abs=1.0)
+            assert run.steps > 0
+    weights = {(Path(run.run) / "recipe.toml").read_text() for one in standings for run in one.runs}
+    assert len(weights) == 4
+
+
+def test_the_standings_are_the_best_validations_in_order(raced: tuple[Path, list[Standing], list[str]]) -> None:
+    _, standings, _ = raced
+    for one in standings:
+        assert one.bleu == tuple(Run.open(Path(run.run)).best().scores["bleu"] for run in one.runs)
+    means = [statistics.fmean(one.bleu) for one in standings]
+    assert means == sorted(means, reverse=True)
+
+
+def test_validations_say_when_they_were(raced: tuple[Path, list[Standing], list[str]]) -> None:
+    _, standings, _ = raced
+    for run in standings[0].runs:
+        times = [float(record["elapsed"]) for record in read_log(Path(run.run)) if record["type"] == "valid"]
+        assert times == sorted(times)
+        assert run.seconds is not None
+        assert 0 < times[-1] <= run.seconds
+
+
+def test_the_picture_has_a_line_a_run_and_a_name_a_recipe(
+    raced: tuple[Path, list[Standing], list[str]], tmp_path: Path
+) -> None:
+    _, standings, _ = raced
+    draw_race(standings, tmp_path / "race.svg")
+    text = (tmp_path / "race.svg").read_text()
+    for one in standings:
+        assert f"{one.recipe}: {statistics.fmean(one.bleu):.2f} ± {statistics.stdev(one.bleu):.2f}" in text
+    with pytest.raises(ConfigError, match="is not that of a picture"):
+        draw_race(standings, tmp_path / "race.txt")
+
+
+SUMMARY = RunSummary("run", "gru", "gru", 1_250_000, 1000, 90.0, 80.0, 5.0, 30.0, 50.0, None)
+
+
+def test_the_table_has_means_and_standard_deviations() -> None:
+    two = Standing("two", (SUMMARY, replace(SUMMARY, bleu=33.0, chrf=51.0, steps=2000, seconds=210.0)))
+    one = Standing("one", (replace(SUMMARY, parameters=None),))
+    none = Standing("none", (replace(SUMMARY, bleu=None, chrf=None, seconds=None),))
+    rows = [line.split() for line in table([two, one, none])]
+    assert rows[0] == ["recipe", "runs", "BLEU", "chrF", "parameters", "steps", "minutes"]
+    assert rows[1] == ["two", "2", "31.50", "±", "2.12", "50.50", "±", "0.71", "1.2", "M", "1,500", "2.5"]
+    assert rows[2] == ["one", "1", "30.00", "50.00", "-", "1,000", "1.5"]
+    assert rows[3] == ["none", "1", "-", "-", "1.2", "M", "1,000", "-"]
+    assert len({len(line) for line in table([two, one, none])}) == 1
+
+
+def test_a_race_that_was_cut_short_goes_on(corpus: Path, tmp_path: Path) -> None:
+    options = {"seeds": 1, "device": "cpu", "store": tmp_path / "store"}
+    with pytest.raises(Interrupted, match=r"lstm/seed-7: stopped by SIGTERM after step 1.*go on with --resume"):
+        race(recipes(corpus), tmp_path / "race", Told(stop=2), **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="holds a run already; go on with --resume"):
+        race(recipes(corpus), tmp_path / "race", Told(), **options)  # type: ignore[arg-type]
+    finished = (tmp_path / "race" / "gru" / "seed-7" / "log.jsonl").read_bytes()
+    told = Told()
+    standings = race(recipes(corpus), tmp_path / "race", told, resume=True, **options)  # type: ignore[arg-type]
+    assert any("this run is finished" in note for note in told.notes)
+    assert (tmp_path / "race" / "gru" / "seed-7" / "log.jsonl").read_bytes() == finished
+    assert all(run.steps > 1 for one in standings for run in one.runs)
+
+
+def test_recipes_of_other_budgets_and_no_seeds_are_refused(corpus: Path, tmp_path: Path) -> None:
+    unlike = {"a": small_recipe(corpus, "gru", "gru", "training.budget=3"), **recipes(corpus)}
+    for wrong in (unlike, {"a": small_recipe(corpus)}, {}):
+        with pytest.raises(ConfigError, match=r"need the same training\.budget"):
+            race(wrong, tmp_path, Told())
+    with pytest.raises(ConfigError, match="seeds 0"):
+        race(recipes(corpus), tmp_path, Told(), seeds=0)
+
+
+def test_recipes_are_called_after_their_files() -> None:
+    assert names_of([Path("a/one.toml"), Path("b/two.toml")]) == ["one", "two"]
+    assert names_of([Path("a/one.toml"), Path("b/one.toml")]) == ["a-one", "b-one"]
+    with pytest.raises(ConfigError, match="two recipes of the race are called a-one"):
+        names_of([Path("a/one.toml"), Path("x/a/one.toml")])
