@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from nmt.errors import DataError, Interrupted
 from nmt_cli.streams import STANDARD, greet, input_lines
 
-__all__ = ["WholeLines", "input_windows"]
+__all__ = ["WholeLines", "input_windows", "obeying_the_first"]
 
 
 def input_windows(path: Path, size: int, *, on_bad_bytes: Literal["error", "replace"] = "error") -> Iterator[list[str]]:
@@ -132,3 +132,14 @@ class WholeLines:
         if self._heard is not None:
             said = "interrupted" if self._heard == signal.SIGINT else "terminated"
             raise Interrupted(f"{said}: what was written ends with a whole line", self._heard)
+
+
+@contextmanager
+def obeying_the_first() -> Iterator[None]:
+    """One of several processes that is not the first leaves signals to it: the first tells it when to end."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in WholeLines.SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

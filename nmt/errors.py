@@ -77,8 +77,9 @@ class BudgetError(TrainingError):
 
 
 class Interrupted(TrainingError):
-    """Work stopped by a signal after everything was saved; the exit code is 128 plus the signal's number."""
+    """Work stopped by a signal after everything was saved; the exit code is 128 plus ``signal_number``."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number

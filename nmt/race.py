@@ -7,17 +7,18 @@ as there are seeds, all for the same time, and gives the mean and the spread of 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
 from nmt.alignment.plot import FAINT, INK, check_picture_path, save_figure
 from nmt.config import Recipe
 from nmt.distributed import ALONE, Ranks
-from nmt.errors import ConfigError, Interrupted
+from nmt.errors import ConfigError, DivergedError, Interrupted
 from nmt.training.report import Reporter, read_log
-from nmt.training.session import Session, train
+from nmt.training.session import Session, check, prepare_ahead, train
 from nmt.training.summary import RunSummary, summarize
 
 __all__ = ["Standing", "draw_race", "names_of", "race", "table"]
@@ -60,47 +61,69 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 def race(
     recipes: Mapping[str, Recipe],
-    folder: Path,
-    reporter: Reporter,
+    session: Session,
+    reporters: Callable[[], AbstractContextManager[Reporter]],
     *,
     seeds: int = 1,
-    resume: bool = False,
-    device: str = "auto",
-    store: Path | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Standing]:
-    """Train every recipe with its own seed and the ones after it, in ``folder/<name>/seed-<n>``; the best comes first.
+    """Train every recipe with its own seed and the ones after it; gives what they reached, the best first.
 
-    All are trained with the first seed before any is with the second. With ``resume`` runs that are finished stay as
-    they are, and the one that was cut short is gone on with. Raises ConfigError for recipes that are not given the same
-    ``training.budget``, and what :func:`~nmt.training.session.train` raises.
+    Runs go into ``<name>/seed-<n>`` in the session's folder, each told of to a reporter of its own. All recipes are
+    trained with the first seed before any is with the second, and what they are trained on is tokenised outside their
+    time. With ``session.resume`` runs that are finished stay as they are, and the one that was cut short is gone on
+    with. A run that diverges keeps what it had reached. Raises ConfigError for recipes that are not given the same
+    ``training.budget``, before the first is trained what would stop any of them
+    (:func:`~nmt.training.session.check`), and what :func:`~nmt.training.session.train` raises.
     """
     budgets = {recipe.training.budget for recipe in recipes.values()}
     if len(budgets) != 1 or 0 in budgets:
         raise ConfigError("the recipes of a race need the same training.budget")
     if seeds < 1:
         raise ConfigError(f"seeds {seeds}: a race needs one at least")
-    folders: dict[str, list[Path]] = {name: [] for name in recipes}
-    for turn in range(seeds):
-        for place, (name, recipe) in enumerate(recipes.items(), 1):
-            seed = recipe.training.seed + turn
-            run = folder / name / f"seed-{seed}"
-            reporter.note(f"{name}, seed {seed}: run {turn * len(recipes) + place} of {seeds * len(recipes)}")
-            begun = any((run / "resume").glob("step-*"))
-            training = recipe.training.model_copy(update={"seed": seed})
+    lanes = [_lane(name, recipe, turn, session) for turn in range(seeds) for name, recipe in recipes.items()]
+    for lane in lanes:
+        check(lane.recipe, lane.session)
+    ready: set[str] = set()
+    for number, lane in enumerate(lanes, 1):
+        with reporters() as reporter:
+            reporter.note(f"{lane.name}, seed {lane.recipe.training.seed}: run {number} of {len(lanes)}")
+            with ranks.first_leads():
+                if ranks.is_first and lane.data not in ready:
+                    prepare_ahead(lane.recipe, session.store, reporter)
+                    ready.add(lane.data)
             try:
-                train(
-                    recipe.model_copy(update={"training": training}),
-                    Session(run, resume=resume and begun, device=device, store=store),
-                    reporter,
-                    ranks,
-                )
+                train(lane.recipe, lane.session, reporter, ranks)
             except Interrupted as error:
                 what = str(error).partition(";")[0]
-                raise Interrupted(f"{run}: {what}; go on with --resume", error.signal_number) from error
-            folders[name].append(run)
-    standings = [Standing(name, tuple(map(summarize, runs))) for name, runs in folders.items()]
+                raise Interrupted(f"{lane.session.folder}: {what}; go on with --resume", error.signal_number) from error
+            except DivergedError as error:
+                reporter.warn(f"{error}; the race goes on without it")
+    standings = [
+        Standing(name, tuple(summarize(lane.session.folder) for lane in lanes if lane.name == name)) for name in recipes
+    ]
     return sorted(standings, key=lambda one: -statistics.fmean(one.bleu or (-1.0,)))
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """One run of a race."""
+
+    name: str
+    recipe: Recipe
+    session: Session
+
+    @property
+    def data(self) -> str:
+        """What the token ids that it is trained on depend on: equal for runs that share them."""
+        return f"{self.recipe.training.seed} {self.recipe.tokenizer!r} {self.recipe.data!r}"
+
+
+def _lane(name: str, recipe: Recipe, turn: int, session: Session) -> _Lane:
+    training = recipe.training.model_copy(update={"seed": recipe.training.seed + turn})
+    folder = session.folder / name / f"seed-{training.seed}"
+    begun = session.resume and any((folder / "resume").glob("step-*"))
+    return _Lane(name, recipe.model_copy(update={"training": training}), replace(session, folder=folder, resume=begun))
 
 
 def table(standings: Sequence[Standing]) -> Iterator[str]:

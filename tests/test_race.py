@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
 import statistics
@@ -9,12 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from nmt.checkpoint import Run
 from nmt.config import Recipe
+from nmt.data.batching import Batch
 from nmt.errors import ConfigError, Interrupted
+from nmt.models.bahdanau import BahdanauEncoder
 from nmt.race import Standing, draw_race, names_of, race, table
+from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
+from nmt.training.session import Session
 from nmt.training.summary import RunSummary
 from tests.training.recipes import small_recipe
 
@@ -24,10 +31,14 @@ class Told(SilentReporter):
 
     def __init__(self, stop: int = 0) -> None:
         self.notes: list[str] = []
+        self.warnings: list[str] = []
         self.stop = stop
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
     def stepped(self, report: StepReport, total: int | None) -> None:
         if report.step == 1 and self.stop == sum(": run " in note for note in self.notes):
@@ -41,11 +52,16 @@ def recipes(corpus: Path) -> dict[str, Recipe]:
     }
 
 
+def session(folder: Path, resume: bool = False) -> Session:
+    return Session(folder, resume=resume, device="cpu", store=folder / "store")
+
+
 @pytest.fixture(scope="module")
 def raced(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Standing], list[str]]:
     """A race of two recipes with two seeds: its folder, its standings, what it told."""
     folder, told = tmp_path_factory.mktemp("race"), Told()
-    return folder, race(recipes(corpus), folder, told, seeds=2, device="cpu", store=folder / "store"), told.notes
+    standings = race(recipes(corpus), session(folder), lambda: contextlib.nullcontext(told), seeds=2)
+    return folder, standings, told.notes
 
 
 def test_every_recipe_runs_with_every_seed_for_the_same_time(raced: tuple[Path, list[Standing], list[str]]) -> None:
@@ -62,10 +78,10 @@ def test_every_recipe_runs_with_every_seed_for_the_same_time(raced: tuple[Path, 
         assert [run.run for run in one.runs] == [str(folder / one.recipe / f"seed-{seed}") for seed in (7, 8)]
         for run, seed in zip(one.runs, (7, 8), strict=True):
             assert Run.open(Path(run.run)).recipe.training.seed == seed
-            assert run.seconds == pytest.approx(1.5, abs=1.0)
+            assert run.seconds is not None
+            assert run.seconds > 0.75
             assert run.steps > 0
-    weights = {(Path(run.run) / "recipe.toml").read_text() for one in standings for run in one.runs}
-    assert len(weights) == 4
+    assert len({(Path(run.run) / "recipe.toml").read_text() for one in standings for run in one.runs}) == 4
 
 
 def test_the_standings_are_the_best_validations_in_order(raced: tuple[Path, list[Standing], list[str]]) -> None:
@@ -113,26 +129,50 @@ def test_the_table_has_means_and_standard_deviations() -> None:
 
 
 def test_a_race_that_was_cut_short_goes_on(corpus: Path, tmp_path: Path) -> None:
-    options = {"seeds": 1, "device": "cpu", "store": tmp_path / "store"}
-    with pytest.raises(Interrupted, match=r"lstm/seed-7: stopped by SIGTERM after step 1.*go on with --resume"):
-        race(recipes(corpus), tmp_path / "race", Told(stop=2), **options)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="holds a run already; go on with --resume"):
-        race(recipes(corpus), tmp_path / "race", Told(), **options)  # type: ignore[arg-type]
-    finished = (tmp_path / "race" / "gru" / "seed-7" / "log.jsonl").read_bytes()
+    stopping = Told(stop=2)
+    with pytest.raises(Interrupted, match=r"lstm/seed-7: stopped by SIGTERM after step 1.*go on with --resume") as told:
+        race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(stopping))
+    assert told.value.exit_code == 143
+    with pytest.raises(ConfigError, match="gru/seed-7: holds a run already; go on with --resume"):
+        race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(Told()))
+    finished = (tmp_path / "gru" / "seed-7" / "log.jsonl").read_bytes()
+    again = Told()
+    standings = race(recipes(corpus), session(tmp_path, resume=True), lambda: contextlib.nullcontext(again))
+    assert any("this run is finished" in note for note in again.notes)
+    assert (tmp_path / "gru" / "seed-7" / "log.jsonl").read_bytes() == finished
+    assert all(run.steps >= 1 and run.bleu is not None for one in standings for run in one.runs)
+
+
+def test_a_recipe_that_diverges_does_not_end_the_race(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Objective.forward
+
+    def forward(self: Objective, batch: Batch) -> torch.Tensor:
+        lost = isinstance(self.model.encoder, BahdanauEncoder)
+        return real(self, batch) * (math.nan if lost else 1.0)
+
+    monkeypatch.setattr(Objective, "forward", forward)
     told = Told()
-    standings = race(recipes(corpus), tmp_path / "race", told, resume=True, **options)  # type: ignore[arg-type]
-    assert any("this run is finished" in note for note in told.notes)
-    assert (tmp_path / "race" / "gru" / "seed-7" / "log.jsonl").read_bytes() == finished
-    assert all(run.steps > 1 for one in standings for run in one.runs)
+    standings = race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(told))
+    assert [one.recipe for one in standings] == ["lstm", "gru"]
+    assert standings[0].runs[0].bleu is not None
+    assert standings[1].bleu == ()
+    assert any("the race goes on without it" in text for text in told.warnings)
 
 
-def test_recipes_of_other_budgets_and_no_seeds_are_refused(corpus: Path, tmp_path: Path) -> None:
+def test_what_would_stop_a_race_is_found_before_it_begins(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "lstm" / "seed-7" / "resume").mkdir(parents=True)
+    told = Told()
+    with pytest.raises(ConfigError, match="lstm/seed-7: holds a run already"):
+        race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(told))
+    assert told.notes == []
     unlike = {"a": small_recipe(corpus, "gru", "gru", "training.budget=3"), **recipes(corpus)}
     for wrong in (unlike, {"a": small_recipe(corpus)}, {}):
         with pytest.raises(ConfigError, match=r"need the same training\.budget"):
-            race(wrong, tmp_path, Told())
+            race(wrong, session(tmp_path), lambda: contextlib.nullcontext(told))
     with pytest.raises(ConfigError, match="seeds 0"):
-        race(recipes(corpus), tmp_path, Told(), seeds=0)
+        race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(told), seeds=0)
 
 
 def test_recipes_are_called_after_their_files() -> None:

@@ -53,6 +53,11 @@ class Contestant:
     cpu: list[float] = field(default_factory=list)
     memory: float = 0.0
 
+    @property
+    def toolkit(self) -> str:
+        """The first word of its name."""
+        return self.name.partition(" ")[0]
+
     def ask(self, steps: int) -> tuple[float, float]:
         """Make steps; gives seconds by the clock and of the processors."""
         self._tell(steps)
@@ -92,7 +97,7 @@ def main() -> None:
     _say("products of at best " + ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {kind}" for kind, rate in best.items()))
     last = []
     with tempfile.TemporaryDirectory() as folder:
-        batches = batches_of(told.files or _embedded(Path(folder)), told.tokens, told.pieces)
+        batches = batches_of(told.files or _embedded(Path(folder)), told.tokens, told.pieces, told.cores)
         path = Path(folder) / "batches.json"
         workload.save(batches, path)
         for name in told.shapes:
@@ -141,14 +146,20 @@ def _turns(batches: list[list[workload.Pair]], told: argparse.Namespace) -> Iter
 
 
 def _ratios(name: str, contestants: list[Contestant]) -> Iterator[str]:
-    """Ours over each peer in its better type."""
-    ours = contestants[0]
-    for peer in dict.fromkeys(one.name.partition(" ")[0] for one in contestants[1:]):
-        theirs = [one for one in contestants[1:] if one.name.partition(" ")[0] == peer]
-        better = min(theirs, key=lambda one: statistics.median(one.cpu))
-        by_cpu = statistics.median(b / a for a, b in zip(ours.cpu, better.cpu, strict=True))
-        by_clock = statistics.median(b / a for a, b in zip(ours.wall, better.wall, strict=True))
-        yield f"{name:<12} nmt is {by_cpu:.2f} x {better.name} by processor time, {by_clock:.2f} x by the clock"
+    """Ours over each peer, each in the form that is quicker by the measure."""
+    ours = [one for one in contestants if one.toolkit == "nmt"]
+    for peer in dict.fromkeys(one.toolkit for one in contestants if one.toolkit != "nmt"):
+        theirs = [one for one in contestants if one.toolkit == peer]
+        ratios, forms = [], []
+        for measure in ("cpu", "wall"):
+            a, b = (min(group, key=lambda one: statistics.median(getattr(one, measure))) for group in (ours, theirs))
+            pairs = zip(getattr(a, measure), getattr(b, measure), strict=True)
+            ratios.append(statistics.median(theirs_took / ours_took for ours_took, theirs_took in pairs))
+            forms.append(b.name.removeprefix(peer).strip())
+        yield (
+            f"{name:<12} nmt is {ratios[0]:.2f} x {peer} by processor time ({forms[0]}), "
+            f"{ratios[1]:.2f} x by the clock ({forms[1]})"
+        )
 
 
 def _contestants(
@@ -161,7 +172,7 @@ def _contestants(
     if told.cores > 1:
         many = [ours, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(told.cores)]
         alone = [name, "auto", "1", str(path)]
-        yield started(f"nmt, {told.cores} processes", [*many, HERE / "contestant_nmt.py", *alone], 1)
+        yield started(f"nmt {told.cores} processes", [*many, HERE / "contestant_nmt.py", *alone], 1)
     theirs = told.peers / "bin" / "python" if told.peers else None
     for peer in PEERS[family] if theirs else ():
         for dtype in ("float32", "bfloat16"):
@@ -184,7 +195,7 @@ def started(name: str, command: list[Any], threads: int) -> Iterator[Contestant]
             process.wait()
 
 
-def batches_of(files: tuple[Path, Path], tokens: int, pieces: int) -> list[list[workload.Pair]]:
+def batches_of(files: tuple[Path, Path], tokens: int, pieces: int, cores: int) -> list[list[workload.Pair]]:
     """Batches of about so many target tokens, sentences of like length together, cut into so many joint pieces."""
     corpus = TextCorpus(source=files[0], target=files[1])
     config = TokenizerConfig(type="bpe", vocabulary=pieces)
@@ -200,7 +211,9 @@ def batches_of(files: tuple[Path, Path], tokens: int, pieces: int) -> list[list[
         if sum(len(target) for _, target in batches[-1]) >= tokens:
             batches.append([])
         batches[-1].append(pair)
-    whole = max(1, len(batches) - 1)  # the last one is short
+    whole = len(batches) - 1  # the last one is short
+    if not whole or min(map(len, batches[:whole])) < cores:
+        raise SystemExit(f"{files[0]}: too little text for batches of {tokens} target tokens")
     return [batches[number] for number in torch.randperm(whole, generator=torch.Generator().manual_seed(1)).tolist()]
 
 
@@ -260,7 +273,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=12, help="how often each contestant's turn comes (default: 12)")
     parser.add_argument("--steps", type=int, default=2, help="steps a turn (default: 2)")
     parser.add_argument("--warm", type=int, default=4, help="steps before the first turn (default: 4)")
-    return parser.parse_args()
+    told = parser.parse_args()
+    if told.pieces > workload.VOCABULARY:
+        parser.error(f"--pieces {told.pieces}: the output layer has {workload.VOCABULARY} rows")
+    return told
 
 
 if __name__ == "__main__":

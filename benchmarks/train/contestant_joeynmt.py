@@ -50,17 +50,16 @@ def recipe(shape: workload.Shape) -> dict[str, Any]:
         "init_hidden": "bridge",
         "embeddings": embeddings,
     }
-    return {"tied_embeddings": True, "tied_softmax": False, "encoder": encoder, "decoder": decoder, **starts}
+    return {"tied_embeddings": False, "tied_softmax": False, "encoder": encoder, "decoder": decoder, **starts}
 
 
 def vocabulary() -> Vocabulary:
-    """Pieces that have no text, with the special ones where the batches have them."""
+    """Pieces that have no text of their own; JoeyNMT puts the special ones before them."""
     special = SimpleNamespace(
         unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>", sep_token=None,
         unk_id=workload.UNK, pad_id=workload.PAD, bos_id=workload.BOS, eos_id=workload.EOS, sep_id=None, lang_tags=[],
     )  # fmt: skip
-    pieces = ["<pad>", "<unk>", "<s>", "</s>", *(f"piece{number}" for number in range(4, workload.VOCABULARY))]
-    return Vocabulary(pieces, special)
+    return Vocabulary([f"piece{number}" for number in range(4, workload.VOCABULARY)], special)
 
 
 def main() -> None:

@@ -49,7 +49,12 @@ def main() -> None:
         target = torch.from_numpy(workload.padded([target for _, target in batch], IGNORED))
         read = torch.from_numpy(workload.padded([[workload.BOS, *target[:-1]] for _, target in batch]))
         with autocast:
-            answer = model(input_ids=source, attention_mask=(source != workload.PAD).long(), decoder_input_ids=read)
+            answer = model(
+                input_ids=source,
+                attention_mask=(source != workload.PAD).long(),
+                decoder_input_ids=read,
+                use_cache=False,  # as it has it itself where it is given labels
+            )
             loss = torch.nn.functional.cross_entropy(
                 answer.logits.flatten(0, 1),
                 target.flatten(),

@@ -21,7 +21,6 @@ from nmt.distributed import joined
 from nmt.models import build
 from nmt.training.allocator import keep_few_kernels, keep_freed_memory
 from nmt.training.loop import Trainer, new_state
-from nmt.training.precision import resolve_precision
 from nmt.training.report import SilentReporter
 
 UNSEEN = 10**9
@@ -93,19 +92,22 @@ def main() -> None:
         state = new_state(run, device, ranks)
         source = cast(BatchSource, Dealer(batches, ranks.size))
         trainer = Trainer(run, state, source, cast(Any, None), None, SilentReporter())
-        trainer.dtype = resolve_precision(wanted.training.precision, device)
         trainer.begin()
 
         def step(_: object) -> None:
             ranks.of_first(True)  # there is one more
             trainer.step()
 
+        def most() -> float:
+            ranks.of_first(False)  # there are none any more
+            return ranks.total(workload.memory())[0]
+
         if ranks.is_first:
-            workload.answer(batches, step, cpu=lambda: state.position.cpu_seconds)
-            ranks.of_first(False)
+            workload.answer(batches, step, cpu=lambda: state.position.cpu_seconds, most=most)
         else:
             while ranks.of_first(False)[0]:
                 trainer.step()
+            most()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ def race(
         "runs/race"
     ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the race in the folder.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Resume although the recipes or the budget have changed.")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
     threads: Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")] = 0,
     store: Annotated[
@@ -55,17 +58,22 @@ def race(
     import torch
 
     from nmt.distributed import joined
+    from nmt.errors import Interrupted
     from nmt.training.report import SilentReporter
+    from nmt.training.session import Session
     from nmt_cli.commands.train import TerminalReporter
 
     if threads:
         torch.set_num_threads(threads)
+    session = Session(out, resume, force, device, store)
     with joined() as ranks:
-        reporter = TerminalReporter() if ranks.is_first else contextlib.nullcontext(SilentReporter())
-        with reporter as told:
-            standings = race(parsed, out, told, seeds=seeds, resume=resume, device=device, store=store, ranks=ranks)
         if not ranks.is_first:
+            try:
+                race(parsed, session, lambda: contextlib.nullcontext(SilentReporter()), seeds=seeds, ranks=ranks)
+            except Interrupted as stopped:  # of which the first process tells
+                raise typer.Exit(stopped.exit_code) from stopped
             return
+        standings = race(parsed, session, TerminalReporter, seeds=seeds, ranks=ranks)
     for line in table(standings):
         typer.echo(line)
     draw_race(standings, out / "race.svg")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nmt_cli import console
-from nmt_cli.streaming import WholeLines, input_windows
+from nmt_cli.streaming import WholeLines, input_windows, obeying_the_first
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, output_lines
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def translate(
     """
     import torch
 
-    from nmt.decoding.sharing import shared_out
+    from nmt.decoding.sharing import Sharing
     from nmt.decoding.translator import Translator
     from nmt.distributed import joined
 
@@ -77,21 +76,22 @@ def translate(
             parted = int(*ranks.total(translator.num_split))
             return [_render(one, number, nbest is not None, align) for number, one in enumerate(found, first - 1)]
 
-        if ranks.is_first:
+        with Sharing(ranks) as sharing:
+            if not ranks.is_first:
+                with obeying_the_first():
+                    for _ in sharing.out((), work):
+                        pass
+                return
             windows = input_windows(input, translator.window * ranks.size, on_bad_bytes=on_bad_bytes)
-            done = _write(shared_out(ranks, windows, work), input, output)
-            if parted:
-                console.note(f"translated in parts, being too long: {parted} of {done} lines")
-        else:
-            for _ in shared_out(ranks, (), work):
-                pass
+            done = _write(sharing.out(windows, work), input, output)
+    if parted:
+        console.note(f"translated in parts, being too long: {parted} of {done} lines")
 
 
-def _write(results: Generator[list[str], None, None], input: Path, output: Path) -> int:
+def _write(results: Iterator[list[str]], input: Path, output: Path) -> int:
     """Write lines as they come; gives how many there were."""
     done = 0
     with (
-        contextlib.closing(results),
         WholeLines() as lines,
         output_lines(output, inputs=[input]) as writer,
         console.Progress("translating", unit="lines") as progress,

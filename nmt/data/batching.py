@@ -70,7 +70,7 @@ class Batch:
         return len(self.rows)
 
     @property
-    def places(self) -> int:
+    def padded_tokens(self) -> int:
         """Rows times the longest side, padding counted: what ``training.batch_tokens`` bounds."""
         return len(self) * max(self.source.shape[1], self.target_in.shape[1])
 

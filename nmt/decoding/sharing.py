@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
 
 from nmt.distributed import Ranks
 
-__all__ = ["shared_out"]
+__all__ = ["Sharing"]
 
 
-def shared_out(
-    ranks: Ranks, windows: Iterable[list[str]], work: Callable[[list[str], int], list[str]]
-) -> Generator[list[str], None, None]:
-    """What ``work`` makes of the lines of every window, in order.
+class Sharing:
+    """Shares lines out among processes within its ``with`` block, at whose end the others are told to go home."""
 
-    ``work`` is given lines and the number of the first, counted from 1, and gives a text for each. Of several processes
-    each is given a share of the window; all of them have to exhaust this, but only the windows of the first are read.
-    """
-    stream = iter(windows)
-    done = 0
-    while window := _next(ranks, stream):
-        first, last = (len(window) * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
-        made = work(window[first:last], done + first + 1)
-        done += len(window)
-        texts = [text for share in ranks.collect(json.dumps(made)) for text in json.loads(share)]
-        try:
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._awaited = True  # whether the others wait for a window
+
+    def __enter__(self) -> Sharing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.ranks.is_first and self._awaited:
+            with contextlib.suppress(RuntimeError):  # who is gone need not be told
+                self.ranks.tell("")
+
+    def out(self, windows: Iterable[list[str]], work: Callable[[list[str], int], list[str]]) -> Iterator[list[str]]:
+        """What ``work`` makes of the lines of every window, in order.
+
+        ``work`` is given lines and the number of the first, counted from 1, and gives a text for each. Of several
+        processes each is given a share of every window; only the windows of the first are read.
+        """
+        ranks = self.ranks
+        done = 0
+        for window in windows if ranks.is_first else self._told():
+            if ranks.is_first:
+                ranks.tell(json.dumps(window))
+            self._awaited = False
+            first, last = (len(window) * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
+            made = work(window[first:last], done + first + 1)
+            done += len(window)
+            texts = [text for share in ranks.collect(json.dumps(made)) for text in json.loads(share)]
+            self._awaited = True
             yield texts
-        except GeneratorExit:
-            _end(ranks)
-            raise
 
-
-def _next(ranks: Ranks, stream: Iterator[list[str]]) -> list[str]:
-    """The next window of the first process; nothing at the end. Raises there what reading raises."""
-    try:
-        window = next(stream, []) if ranks.is_first else []
-    except BaseException:
-        _end(ranks)
-        raise
-    told: list[str] = json.loads(ranks.tell(json.dumps(window)))
-    return told
-
-
-def _end(ranks: Ranks) -> None:
-    """Tell the others that there is nothing more to do."""
-    if ranks.is_first:
-        ranks.tell(json.dumps([]))
+    def _told(self) -> Iterator[list[str]]:
+        """The windows that the first process tells of."""
+        while told := self.ranks.tell(""):
+            window: list[str] = json.loads(told)
+            yield window

@@ -17,7 +17,7 @@ import sys
 
 import torch
 
-__all__ = ["keep_few_kernels", "keep_freed_memory", "most_memory"]
+__all__ = ["forget_most_memory", "keep_few_kernels", "keep_freed_memory", "most_memory"]
 
 # From malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -48,6 +48,12 @@ def keep_freed_memory() -> bool:
     mallopt.restype = ctypes.c_int
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 * 2**20))
     return all(mallopt(option, value) == 1 for option, value in settings)
+
+
+def forget_most_memory(device: torch.device) -> None:
+    """Have :func:`most_memory` count anew on a GPU; a process's own cannot be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def most_memory(device: torch.device) -> int:

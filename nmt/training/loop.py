@@ -12,25 +12,24 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from nmt.checkpoint import Checkpoint, Run, check_folder, goodness
 from nmt.data.batching import Batch, BatchSource
 from nmt.distributed import Ranks
-from nmt.errors import CheckpointError, DivergedError, Interrupted, TrainingError, is_out_of_memory
+from nmt.errors import CheckpointError, DivergedError, Interrupted
 from nmt.models import Seq2Seq
-from nmt.training.allocator import most_memory
+from nmt.training.allocator import forget_most_memory, most_memory
 from nmt.training.average import average
 from nmt.training.curves import draw_curves
-from nmt.training.loss import token_loss
+from nmt.training.gradients import Gradients
 from nmt.training.pace import new_pace
-from nmt.training.precision import autocast
+from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
 from nmt.training.schedule import Schedule
 from nmt.training.signals import StopRequest
@@ -45,20 +44,6 @@ MAX_SKIPPED_IN_A_ROW = 5
 MAX_RETREATS = 3
 #: Checkpoints in a row that could not be written before training ends.
 MAX_UNSAVED_IN_A_ROW = 3
-
-
-class Objective(nn.Module):
-    """What is minimised, as a module: the loss of a batch, summed over its tokens."""
-
-    def __init__(self, model: Seq2Seq, smoothing: float) -> None:
-        super().__init__()
-        self.model, self.smoothing = model, smoothing
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The loss of every real target token of ``batch``, summed."""
-        features = self.model(batch).features
-        weight = self.model.output.weight
-        return token_loss(features, weight, batch.target_out, batch.target_mask, smoothing=self.smoothing).loss
 
 
 class Trainer:
@@ -77,12 +62,11 @@ class Trainer:
         self.log, self.reporter = log, reporter
         self.config = run.recipe.training
         self.ranks = state.ranks
-        self.objective = self.ranks.parallel(Objective(state.model, self.config.label_smoothing))
         self.device = next(state.model.parameters()).device
-        self.dtype = torch.float32
+        self.dtype = resolve_precision(self.config.precision, self.device)
+        self.gradients = Gradients(state, self.config.label_smoothing, self.dtype)
         self.pace = new_pace(self.config)
         self._rate = 0.0
-        self._meeting = False  # whether other processes are in the same backward pass
         self._unsaved_in_a_row = 0
 
     def train(self, stop: StopRequest) -> Checkpoint:
@@ -115,6 +99,7 @@ class Trainer:
     def begin(self) -> None:
         """Take batches from where the state stands."""
         self._clock, self._cpu_clock = time.monotonic(), time.process_time()
+        forget_most_memory(self.device)
         self.state.model.train()
         self._stream = self._endless()
 
@@ -126,7 +111,7 @@ class Trainer:
         began = time.monotonic()
         batches = self._next_batches()
         waiting = time.monotonic() - began
-        loss, tokens = self._backward(batches)
+        loss, tokens = self.gradients.backward(batches)
         norm = self._update()
         self._count(batches, loss, norm, waiting)
         self._tell(tokens)
@@ -135,16 +120,7 @@ class Trainer:
         """The batches of the next step that this process takes; the position moves behind all of them."""
         of_all = list(itertools.islice(self._stream, self.config.accumulate * self.ranks.size))
         own = (make().to(self.device) for make in of_all[self.ranks.rank :: self.ranks.size])
-        return self._fitted(own)
-
-    def _fitted(self, batches: Iterable[Batch]) -> list[Batch]:
-        """The batches, those that memory has no room for in parts."""
-        room = self.state.position.room
-        fitted: list[Batch] = []
-        for batch in batches:
-            fits = not room or batch.places <= room or len(batch) == 1
-            fitted += [batch] if fits else self._fitted(batch.halves())
-        return fitted
+        return self.gradients.fitted(own)
 
     def _endless(self) -> Iterator[Callable[[], Batch]]:
         """Batches, yet to be made, from the position on, epoch after epoch."""
@@ -154,59 +130,6 @@ class Trainer:
                 position.batch += 1
                 yield batch
             position.epoch, position.batch = position.epoch + 1, 0
-
-    def _backward(self, batches: list[Batch]) -> tuple[float, int]:
-        """Gradients of the mean loss over all tokens of the step, however they fall into batches and processes.
-
-        Where memory runs out the step is begun anew with smaller batches. Gives the sum of this process's losses and
-        the number of tokens in all.
-        """
-        (tokens,) = self.ranks.total(sum(batch.target_tokens for batch in batches))
-        share = self.ranks.size / tokens  # gradients are averaged over the processes
-        while True:
-            try:
-                return self._gradients(batches, share), int(tokens)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self._meeting:
-                    raise
-            batches = self._smaller(batches)
-
-    def _gradients(self, batches: list[Batch], share: float) -> float:
-        """The backward pass of every batch, in the last of which the processes meet; gives the sum of the losses."""
-        total = 0.0
-        for number, batch in enumerate(batches, 1):
-            last = number == len(batches)
-            with contextlib.nullcontext() if last else self.ranks.local_gradients(self.objective):
-                with autocast(self.dtype, self.device):
-                    loss = self.objective(batch)
-                self._meeting = last and self.ranks.size > 1
-                (loss * share).backward()
-                self._meeting = False
-            total += float(loss.detach())
-        return total
-
-    def _smaller(self, batches: list[Batch]) -> list[Batch]:
-        """The batches of a step for which memory did not suffice, in parts; from now on none is as large.
-
-        Raises TrainingError where it did not suffice for a single sentence pair.
-        """
-        position = self.state.position
-        self.state.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        largest = max(batches, key=lambda batch: batch.places)
-        if all(len(batch) == 1 for batch in batches):
-            raise TrainingError(
-                f"{self.run.folder}: out of memory over one sentence pair of {largest.places} tokens: lower "
-                f"data.max_length, or make the model smaller"
-            )
-        position.halved += 1
-        position.room = max(batch.places for batch in batches if len(batch) > 1) // 2
-        self.reporter.warn(
-            f"step {position.step + 1}: out of memory over {largest.places} tokens at once: going on with batches of "
-            f"at most {position.room}, several a step"
-        )
-        return self._fitted(batches)
 
     def _update(self) -> float:
         """One optimiser step; one whose gradient is not finite is skipped and counted. Gives the gradient's norm.
@@ -275,7 +198,7 @@ class Trainer:
         interval = self.state.interval
         masks = [mask for batch in batches for mask in (batch.source_mask, batch.target_mask)]
         own = sum(mask.numel() for mask in masks), sum(int(mask.sum()) for mask in masks)
-        loss, waiting, places, filled = self.ranks.total(loss, waiting, *own)
+        loss, waiting, places, filled, halvings = self.ranks.total(loss, waiting, *own, self.gradients.halvings)
         interval.steps += 1
         interval.waiting += waiting / self.ranks.size
         interval.places += int(places)
@@ -283,6 +206,12 @@ class Trainer:
         if math.isfinite(loss) and math.isfinite(norm):
             interval.loss += loss
             interval.norm += norm
+        if halvings:
+            self.gradients.agree(int(halvings))
+            self.reporter.warn(
+                f"step {self.state.position.step}: out of memory: going on with batches of at most "
+                f"{self.state.position.room} tokens, padding counted, and as many of them a step as it takes"
+            )
 
     def _tell(self, tokens: int) -> None:
         """Report a step of so many target tokens, and log the interval where it ends."""

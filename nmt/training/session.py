@@ -32,13 +32,12 @@ from nmt.models import Seq2Seq
 from nmt.training.allocator import keep_few_kernels, keep_freed_memory
 from nmt.training.loop import Trainer, new_state
 from nmt.training.pace import new_pace
-from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter
 from nmt.training.signals import StopRequest
 from nmt.training.state import TrainingState
 from nmt.training.validation import Validator
 
-__all__ = ["Session", "store_folder", "train"]
+__all__ = ["Session", "check", "prepare_ahead", "store_folder", "train"]
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,11 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
 
     Each of ``ranks`` calls this with the same recipe and session; the folder is one that all of them see.
 
-    Raises ConfigError for a recipe without training or validation corpus or a folder that holds a run already,
-    DataError for corpora that break their contract, CheckpointError for a run that cannot be gone on with, and what
-    :meth:`~nmt.training.loop.Trainer.train` raises.
+    Raises what :func:`check` and :meth:`~nmt.training.loop.Trainer.train` raise, DataError for corpora that break their
+    contract, CheckpointError for a run that cannot be gone on with.
     """
-    if not recipe.data.train or recipe.data.valid is None:
-        what = "data.train" if not recipe.data.train else "data.valid"
-        raise ConfigError(f"the recipe has no {what}; name corpora there, or a folder with --data")
-    if session.resume and not (session.folder / "run.json").exists():
-        raise CheckpointError(f"{session.folder}: there is no run to resume; leave out --resume to begin one")
+    check(recipe, session)
+    assert recipe.data.valid is not None
     began, cpu_began = session.began or time.monotonic(), time.process_time()
     keep_freed_memory()
     keep_few_kernels()
@@ -112,7 +107,6 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
         ranks.wait()
         with _log(run, log_size, ranks) as log:
             trainer = Trainer(run, state, source, validator, log, reporter)
-            trainer.dtype = resolve_precision(training.precision, device)
             reporter.note(_summary(run, state.model, trainer.dtype, device, ranks))
             if not session.resume:
                 state.save(run.folder, log_size=0)
@@ -121,6 +115,27 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             state.position.cpu_seconds += cpu_seconds
             with StopRequest() as stop:
                 return trainer.train(stop)
+
+
+def check(recipe: Recipe, session: Session) -> None:
+    """Find what would stop :func:`train` at once, and costs nothing to find.
+
+    Raises ConfigError for a recipe without training or validation corpus or a folder that holds a run already,
+    CheckpointError where there is no run to resume.
+    """
+    if not recipe.data.train or recipe.data.valid is None:
+        what = "data.train" if not recipe.data.train else "data.valid"
+        raise ConfigError(f"the recipe has no {what}; name corpora there, or a folder with --data")
+    if session.resume and not (session.folder / "run.json").exists():
+        raise CheckpointError(f"{session.folder}: there is no run to resume; leave out --resume to begin one")
+    # A run that ended before its first checkpoint, such as one whose corpora could not be read, is begun anew.
+    if not session.resume and any((session.folder / kept).exists() for kept in ("resume", "models")):
+        raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
+
+
+def prepare_ahead(recipe: Recipe, store: Path | None, reporter: Reporter) -> None:
+    """Have the token ids ready that :func:`train` would make first, so that it finds them."""
+    prepare(recipe.data, _tokenizers(recipe, reporter), store or store_folder(), progress=reporter.prepared)
 
 
 def _device(name: str, ranks: Ranks) -> torch.device:
@@ -158,12 +173,7 @@ def store_folder() -> Path:
 
 
 def _begun(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
-    """A new run: its tokenizers are loaded or trained, its folder holds recipe and tokenizers.
-
-    A run that ended before its first checkpoint, such as one whose corpora could not be read, is begun anew.
-    """
-    if any((session.folder / kept).exists() for kept in ("resume", "models")):
-        raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
+    """A new run: its tokenizers are loaded or trained, its folder holds recipe and tokenizers."""
     tokenizers = _tokenizers(recipe, reporter)
     return Run.create(session.folder, recipe, tokenizers)
 

@@ -59,7 +59,8 @@ class Interval:
 class Position:
     """Where a training stands. ``batch`` is the next batch of ``epoch``.
 
-    ``halved`` counts how often memory ran out; since then batches have at most ``room`` places, 0 being no bound.
+    ``halved`` counts how often memory ran out; since then a batch has at most ``room`` tokens, padding counted, 0 being
+    no bound.
     Steps, tokens and seconds count from the run's beginning; ``skipped_in_a_row`` are the last steps, and ``waited``
     the last validations without improvement. ``timed_steps`` to ``saved_at``, in seconds of the run, is what
     :class:`~nmt.training.pace.TimePace` goes by; ``spent`` is the budget with which the run came to its end.

@@ -34,8 +34,9 @@ def test_a_table_on_stdout_and_a_picture(files: list[str], tmp_path: Path, capsy
 
 
 def test_what_cannot_be_raced_is_refused_in_a_line(
-    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["race", files[0]]) == 2
     assert "--budget" in capsys.readouterr().err
     assert main(["race", files[0], "--budget", "soon"]) == 2

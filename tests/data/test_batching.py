@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from typing import Any
@@ -213,3 +214,16 @@ def test_without_sampling_the_ids_are_those_of_the_store(real: tuple[Store, Toke
     for batch in BatchSource(store, tokenizers, batch_tokens=400, seed=1).batches(0):
         for n, row in enumerate(batch.rows.tolist()):
             assert batch.source[n][batch.source_mask[n]].tolist() == [*store.ids(row)[0].tolist(), 3]
+
+
+def test_halves_of_a_batch_are_its_rows_in_order() -> None:
+    pairs = [([5, 6, 7], [8]), ([4], [5, 6]), ([9], [])]
+    whole = collate(pairs, [7, 8, 9], pad_id=0, bos_id=2, eos_id=3)
+    assert whole.padded_tokens == 3 * 4
+    first, rest = whole.halves()
+    assert (first.rows.tolist(), rest.rows.tolist()) == ([7], [8, 9])
+    for field in dataclasses.fields(whole):
+        parts = [getattr(first, field.name), getattr(rest, field.name)]
+        assert torch.equal(torch.cat(parts), getattr(whole, field.name))
+    with pytest.raises(ValueError, match="one row"):
+        first.halves()

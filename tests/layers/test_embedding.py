@@ -46,7 +46,6 @@ def test_word_dropout_takes_whole_tokens_but_not_their_positions() -> None:
     gone = (dropped == 0).all(dim=-1)
     assert 0.2 < gone.float().mean() < 0.3
     torch.testing.assert_close(dropped[~gone], table.weight[tokens][~gone] / 0.75)
-    assert (embedding(tokens, torch.ones(40, 4))[gone] != 0).any()
     positions = torch.full((40, 4), 7.0)
     torch.manual_seed(1)
     left = embedding(torch.zeros(50, 40, dtype=torch.long), positions)

@@ -13,7 +13,7 @@ import torch
 from nmt.config import Recipe, parse_recipe
 from nmt.data.batching import Batch
 from nmt.data.corpus import with_folder
-from nmt.training.loop import Objective
+from nmt.training.gradients import Objective
 
 __all__ = ["PAIRINGS", "memory_for", "small_recipe"]
 
@@ -65,13 +65,13 @@ def small_recipe(corpus: Path, encoder: str = "gru", decoder: str = "gru", *sett
 
 
 @contextlib.contextmanager
-def memory_for(places: int) -> Iterator[list[int]]:
-    """Batches of more places run out of memory; gives the places of all that were tried."""
+def memory_for(tokens: int) -> Iterator[list[int]]:
+    """Batches of more tokens, padding counted, run out of memory; gives the tokens of all that were tried."""
     real, asked = Objective.forward, []
 
     def forward(self: Objective, batch: Batch) -> torch.Tensor:
-        asked.append(batch.places)
-        if batch.places > places:
+        asked.append(batch.padded_tokens)
+        if batch.padded_tokens > tokens:
             raise torch.OutOfMemoryError("there is no room")
         return real(self, batch)
 

@@ -24,12 +24,12 @@ from nmt.checkpoint import Run
 from nmt.config import Recipe, parse_recipe
 from nmt.data.batching import Batch
 from nmt.decoding.translator import Translator
-from nmt.distributed import ALONE
 from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, TrainingError
-from nmt.training import loop, loss
+from nmt.training import gradients, loss
+from nmt.training.gradients import Gradients
 from nmt.training.report import Log, SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
-from tests.training.recipes import PAIRINGS, memory_for
+from tests.training.recipes import PAIRINGS
 from tests.training.recipes import small_recipe as recipe
 
 
@@ -131,13 +131,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(family: str, co
 def test_the_log_says_why_a_run_is_slow(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Padding counted a second time from the batches; waiting and memory are what they can be."""
     seen: list[list[Batch]] = []
-    real = loop.Trainer._backward
+    real = Gradients.backward
 
-    def watched(trainer: loop.Trainer, batches: list[Batch]) -> tuple[float, int]:
+    def watched(gradients: Gradients, batches: list[Batch]) -> tuple[float, int]:
         seen.append(batches)
-        return real(trainer, batches)
+        return real(gradients, batches)
 
-    monkeypatch.setattr(loop.Trainer, "_backward", watched)
+    monkeypatch.setattr(Gradients, "backward", watched)
     train(recipe(corpus, "gru", "gru", "training.accumulate=2"), session(tmp_path / "run"), Recorder())
     records = [record for record in read_log(tmp_path / "run") if record["type"] == "train"]
     assert len(records) == 6
@@ -200,27 +200,6 @@ def test_the_log_counts_steps_of_the_optimiser_whatever_the_accumulation(corpus:
     log = read_log(tmp_path / "run")
     assert [record["step"] for record in log if record["type"] == "train"] == [2, 4, 6, 8, 10, 12]
     assert [record["step"] for record in log if record["type"] == "valid"] == [6, 12]
-
-
-def test_accumulated_batches_give_the_gradient_of_one_large_batch(corpus: Path, tmp_path: Path) -> None:
-    """However a step's pairs fall into batches, its gradient is that of the mean over all their tokens."""
-    from nmt.data.batching import collate
-    from nmt.models import build
-
-    torch.manual_seed(3)
-    model = build(recipe(corpus).model, 40, 40).double()
-    pairs = [([5, 6, 7], [8, 9]), ([4], [5, 6, 7, 8, 9, 10]), ([9, 9], [4])]
-    batches = [collate(part, range(len(part)), pad_id=0, bos_id=2, eos_id=3) for part in (pairs[:1], pairs[1:], pairs)]
-    trainer = object.__new__(loop.Trainer)
-    trainer.config = recipe(corpus).training
-    trainer.device, trainer.dtype, trainer.ranks = torch.device("cpu"), torch.float32, ALONE
-    trainer.objective = loop.Objective(model, trainer.config.label_smoothing)
-    gradients = []
-    for group in ([batches[0], batches[1]], [batches[2]]):
-        model.zero_grad()
-        trainer._backward(group)
-        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
-    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(
@@ -382,48 +361,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
             return type(result)(result.loss * math.nan, result.negative_log_likelihood)
         return result
 
-    monkeypatch.setattr(loop, "token_loss", planted)
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_batch_that_memory_has_no_room_for_is_halved_and_the_step_is_the_same(
-    accumulate: int, corpus: Path, tmp_path: Path
-) -> None:
-    settings = f"training.accumulate={accumulate}", "training.log_every=1"
-    wanted, told = recipe(corpus, "gru", "transformer", *settings), Recorder()
-    train(wanted, session(tmp_path / "roomy"), Recorder())
-    with memory_for(100) as asked:
-        train(wanted, session(tmp_path / "tight"), told)
-    plain, halved = (
-        [record for record in read_log(tmp_path / name) if record["type"] == "train"] for name in ("roomy", "tight")
-    )
-    assert [record["loss"] for record in halved] == pytest.approx([record["loss"] for record in plain], rel=1e-4)
-    assert [record["tokens"] for record in halved] == [record["tokens"] for record in plain]
-    times = halved[-1]["halved"]
-    assert 0 < times < 4
-    assert sum("out of memory over" in text and "going on with batches" in text for text in told.warnings) == times
-    assert sum(places > 100 for places in asked) == times  # and no more: those after it are cut before they are tried
-
-
-def test_memory_that_has_no_room_for_one_pair_ends_the_run(corpus: Path, tmp_path: Path) -> None:
-    with (
-        memory_for(2),
-        pytest.raises(
-            TrainingError, match=r"out of memory over one sentence pair of \d+ tokens: lower data.max_length"
-        ),
-    ):
-        train(recipe(corpus), session(tmp_path / "run"), Recorder())
-
-
-def test_an_error_that_is_none_of_memory_is_not_retried(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(self: loop.Objective, batch: Batch) -> torch.Tensor:
-        raise RuntimeError("the shapes do not fit")
-
-    monkeypatch.setattr(loop.Objective, "forward", broken)
-    with pytest.raises(RuntimeError, match="the shapes do not fit"):
-        train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    monkeypatch.setattr(gradients, "token_loss", planted)
 
 
 def test_a_folder_that_holds_a_run_is_not_trained_over(corpus: Path, tmp_path: Path) -> None:
