@@ -56,7 +56,7 @@ class Ragged:
         The matrix is ``extra`` columns wider than the longest row.
         """
         lengths = self.lengths
-        mask = np.arange(int(lengths.max(initial=0)) + extra) < lengths[:, None]
+        mask = np.arange(int(np.max(lengths, initial=0)) + extra) < lengths[:, None]
         ids = np.full(mask.shape, value, dtype=np.int64)
         ids[mask] = self.flat
         return ids, mask

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nmt.checkpoint import Checkpoint, Run
@@ -241,7 +242,7 @@ def _check_positions(recipe: Recipe, model: Seq2Seq, store: Store, validator: Va
         limit = longest(part)
         if limit is None:
             continue
-        train = max(int(lengths.max()), recipe.data.max_length if recipe.tokenizer.sampling else 0) + 1
+        train = max(int(np.max(lengths)), recipe.data.max_length if recipe.tokenizer.sampling else 0) + 1
         valid = max((batch.source if side == "encoder" else batch.target_in).shape[1] for batch in validator.batches)
         if max(train, valid) > limit:
             least = f", or set data.max_length to {limit - 1} or less" if valid <= limit > 1 else ""
