@@ -157,7 +157,7 @@ def test_a_recipe_that_diverges_does_not_end_the_race(
     standings = race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(told))
     assert [one.recipe for one in standings] == ["lstm", "gru"]
     assert standings[0].runs[0].bleu is not None
-    assert standings[1].bleu == ()
+    assert set(standings[1].bleu) <= {0.0}
     assert any("the race goes on without it" in text for text in told.warnings)
 
 
