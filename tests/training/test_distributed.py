@@ -147,7 +147,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined() as everybody:
         scenarios(Path(sys.argv[1]), Path(sys.argv[2]), everybody)
-    sys.exit()
+        everybody.wait()
+        os._exit(0)  # gloo's threads may abort a process that tears itself down
 
 
 # ----------------------------------------------------------------------------------------------------------- the tests
