@@ -94,6 +94,10 @@ class Ranks:
         if self.size > 1:
             distributed.barrier(group=self._patient)
 
+    def leave(self) -> None:
+        """Let go of what talks to the others: nothing can be agreed on any more."""
+        self._patient = None
+
     @contextlib.contextmanager
     def first_leads(self) -> Iterator[None]:
         """The others do what is inside when the first has done it."""
@@ -147,7 +151,11 @@ def joined() -> Iterator[Ranks]:
             distributed.init_process_group(backend, timeout=STEP_TIMEOUT)
         except ValueError as error:
             raise ConfigError(f"WORLD_SIZE={size} in the environment, but {error}; torchrun sets both") from error
-        yield Ranks(rank, size, local)
+        ranks = Ranks(rank, size, local)
+        try:
+            yield ranks
+        finally:
+            ranks.leave()
     except RuntimeError as error:
         if not _tells_of_others(error):
             raise
@@ -156,7 +164,7 @@ def joined() -> Iterator[Ranks]:
             f"message says why; a training that had begun goes on with --resume"
         ) from error
     finally:
-        if distributed.is_initialized():
+        if distributed.is_initialized():  # and with it the threads of its groups, before Python ends
             distributed.destroy_process_group()
 
 

@@ -20,8 +20,9 @@ from nmt.data.batching import Batch, BatchSource, collate
 from nmt.distributed import joined
 from nmt.models import build
 from nmt.training.allocator import keep_few_kernels, keep_freed_memory
-from nmt.training.loop import Trainer, new_state
+from nmt.training.loop import Trainer
 from nmt.training.report import SilentReporter
+from nmt.training.state import new_state
 
 UNSEEN = 10**9
 

@@ -14,6 +14,7 @@ import typer
 from nmt.alignment.links import Gold, Method, Symmetrization, parse_gold
 from nmt.errors import ConfigError, DataError
 from nmt_cli import console
+from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines, output_lines
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def align(
     checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
     beam: Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept in search; 1 is greedy.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
 ) -> None:
     """Print, for each sentence pair, which words the model's attention links.
@@ -96,8 +97,6 @@ def align(
     _check(source, target, gold, units, reverse, translations)
     texts = _read(source, target, gold, line or [], on_bad_bytes, whole=plot is not None)
 
-    import torch
-
     from nmt.alignment.aligner import Aligner, LinkRule
     from nmt.alignment.report import Pictures, Report
     from nmt.checkpoint import Run
@@ -107,8 +106,7 @@ def align(
     if pictures is not None and not pictures.is_folder and len(texts.numbers) != 1:
         raise ConfigError(f"--plot {plot} is a picture of one line: name it with --line, or give a folder for several")
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     opened = Run.open(run)
     chosen = opened.checkpoint(checkpoint)
     search = {name: value for name, value in (("beam", beam), ("batch_size", batch_size)) if value is not None}

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from nmt_cli.options import Settings
+
 
 def config(
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, in TOML.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key, as training.max_steps=100.")
-    ] = None,
+    set_: Settings = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, without where values came from.")] = False,
 ) -> None:
     """Print a whole recipe, and where each value came from.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nmt_cli import console
+from nmt_cli.options import Settings, use_threads
 
 if TYPE_CHECKING:
     from nmt.demo import Demonstration
@@ -24,21 +25,16 @@ def demo(
         int,
         typer.Option("--threads", min=0, help="Processor threads; 0 is all. Models this small are quickest on one."),
     ] = 1,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the demo's recipe.")
-    ] = None,
+    set_: Settings = None,
 ) -> None:
     """Train on the embedded English-French corpus, translate unseen sentences, score, and draw what is attended to.
 
     Takes a few minutes on two cores. Started again, it goes on where it stopped, or shows what is there.
     """
-    import torch
-
     from nmt.demo import FAMILIES, demonstrate, make_corpus
-    from nmt_cli.commands.train import TerminalReporter
+    from nmt_cli.training import TerminalReporter
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     corpus = make_corpus(out / "corpus", pairs=pairs)
     console.note(f"corpus: {corpus}")
     shown = []

@@ -12,6 +12,7 @@ import typer
 from nmt.errors import ConfigError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Tokenization
 from nmt_cli import console
+from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.streams import STANDARD, OnBadBytes, input_lines
 
 __all__ = ["evaluate"]
@@ -73,8 +74,8 @@ def evaluate(
     ] = None,
     max_extra: Annotated[int | None, typer.Option("--max-extra", min=0, help="and so many more.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
 ) -> None:
     """Print BLEU, chrF2, chrF++ and TER with their signatures.
@@ -95,12 +96,9 @@ def evaluate(
         assert hypotheses is not None, "checked above"
         result = evaluate_files(held_out_files(hypotheses, references, read), scoring)
     else:
-        import torch
-
         from nmt.checkpoint import Run
 
-        if threads:
-            torch.set_num_threads(threads)
+        use_threads(threads)
         opened = Run.open(run)
         if source is None:
             held_out = held_out_split(opened.recipe, split, data)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nmt_cli import console
+from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, use_threads
 
 
 def race(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="The recipes, TOML files.")],
     budget: Annotated[str, typer.Option("--budget", metavar="TIME", help="The time for each run, such as 30m or 2h.")],
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How often each recipe is trained.")] = 1,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", metavar="DIR", help="A folder with train, valid and test files ending in the languages."
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Set a key of every recipe, such as training.batch_tokens=2048."
-        ),
-    ] = None,
+    data: DataFolder = None,
+    set_: Settings = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs, table and picture go.")] = Path(
         "runs/race"
     ),
@@ -34,11 +24,9 @@ def race(
     force: Annotated[
         bool, typer.Option("--force", help="Resume although the recipes or the budget have changed.")
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")] = 0,
-    store: Annotated[
-        Path | None, typer.Option("--store", metavar="DIR", help="Where token ids are kept from run to run.")
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = 0,
+    store: StoreFolder = None,
 ) -> None:
     """Train recipes for the same time each, with several seeds; a table of what they reached, and a picture.
 
@@ -55,25 +43,16 @@ def race(
             recipe = recipe.model_copy(update={"data": with_folder(recipe.data, data)})
         parsed[name] = recipe
 
-    import torch
-
     from nmt.distributed import joined
-    from nmt.errors import Interrupted
-    from nmt.training.report import SilentReporter
     from nmt.training.session import Session
-    from nmt_cli.commands.train import TerminalReporter
+    from nmt_cli.training import reporting
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     session = Session(out, resume, force, device, store)
     with joined() as ranks:
+        standings = race(parsed, session, lambda: reporting(ranks), seeds=seeds, ranks=ranks)
         if not ranks.is_first:
-            try:
-                race(parsed, session, lambda: contextlib.nullcontext(SilentReporter()), seeds=seeds, ranks=ranks)
-            except Interrupted as stopped:  # of which the first process tells
-                raise typer.Exit(stopped.exit_code) from stopped
             return
-        standings = race(parsed, session, TerminalReporter, seeds=seeds, ranks=ranks)
     for line in table(standings):
         typer.echo(line)
     draw_race(standings, out / "race.svg")

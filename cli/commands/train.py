@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nmt_cli import console
-
-if TYPE_CHECKING:
-    from nmt.training.report import StepReport, ValidationReport
+from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, use_threads
 
 __all__ = ["train"]
 
@@ -21,16 +19,8 @@ def train(
         Path | None,
         typer.Argument(metavar="RECIPE", help="The recipe, a TOML file; with --resume that of the run by default."),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", metavar="DIR", help="A folder with train, valid and test files ending in the languages."
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the recipe, such as training.max_steps=100."),
-    ] = None,
+    data: DataFolder = None,
+    set_: Settings = None,
     budget: Annotated[
         str | None,
         typer.Option("--budget", metavar="TIME", help="Train for so long, such as 30m or 2h, and end on time."),
@@ -40,11 +30,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Resume although the recipe has changed.")] = False,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")] = 0,
-    store: Annotated[
-        Path | None, typer.Option("--store", metavar="DIR", help="Where token ids are kept from run to run.")
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = 0,
+    store: StoreFolder = None,
 ) -> None:
     """Train a translation model; the run folder is all that translating needs."""
     began = time.monotonic()
@@ -60,25 +48,17 @@ def train(
         parsed = parsed.model_copy(update={"data": with_folder(parsed.data, data)})
     folder = out or Path("runs") / recipe.stem
 
-    import torch
-
     from nmt.distributed import joined
-    from nmt.errors import Interrupted
-    from nmt.training.report import SilentReporter
     from nmt.training.session import Session, train
+    from nmt_cli.training import reporting
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     session = Session(folder, resume, force, device, store, began)
     with joined() as ranks:
-        if not ranks.is_first:
-            try:
-                train(parsed, session, SilentReporter(), ranks)
-            except Interrupted as stopped:  # of which the first process tells
-                raise typer.Exit(stopped.exit_code) from stopped
-            return
-        with TerminalReporter() as reporter:
+        with reporting(ranks) as reporter:
             best = train(parsed, session, reporter, ranks)
+        if not ranks.is_first:
+            return
     scores = ", ".join(f"{name} {value:.2f}" for name, value in best.scores.items())
     console.note(f"best: {best.folder} ({scores})")
     console.note(f"translate with: nmt translate {folder} < FILE")
@@ -93,42 +73,3 @@ def _recipe_of_run(run: Path | None, resume: bool) -> Path:
     if not (run / "run.json").exists():
         raise CheckpointError(f"{run}: there is no run to resume; nmt train RECIPE --out {run} begins one")
     return run / "recipe.toml"
-
-
-class TerminalReporter:
-    """Tells a person on stderr: a live line a step, a line a validation."""
-
-    def __init__(self) -> None:
-        self._steps = console.Progress("training", unit="steps")
-        self._pairs = console.Progress("preparing", unit="pairs")
-
-    def __enter__(self) -> TerminalReporter:
-        self._steps.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._steps.__exit__(None, None, None)
-
-    def note(self, text: str) -> None:
-        """A line worth reading."""
-        console.note(text)
-
-    def warn(self, text: str) -> None:
-        """A line that should be read."""
-        console.warn(text)
-
-    def prepared(self, done: int, total: int | None = None) -> None:
-        """So many pairs have been read and tokenised."""
-        self._pairs(done, total)
-
-    def stepped(self, report: StepReport, total: int | None) -> None:
-        """A step is done."""
-        self._steps.extra = f"loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s"
-        self._steps(report.step, total)
-
-    def validated(self, report: ValidationReport) -> None:
-        """A validation is done."""
-        console.note(
-            f"step {report.step}: loss {report.loss:.3f}, perplexity {report.perplexity:.2f}, BLEU {report.bleu:.2f}, "
-            f"chrF {report.chrf:.2f} ({report.seconds:.0f} s){', the best so far' if report.best else ''}"
-        )

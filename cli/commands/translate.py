@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nmt_cli import console
+from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.streaming import WholeLines, input_windows, obeying_the_first
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, output_lines
 
@@ -39,22 +40,19 @@ def translate(
     ] = None,
     max_extra: Annotated[int | None, typer.Option("--max-extra", min=0, help="and so many more.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")] = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
 ) -> None:
     """Translate text, one sentence a line: a line in gives a line out, in order, as soon as it is ready.
 
     A blank line stays blank. What --beam and the other options of search are not given as, the run's recipe says.
     """
-    import torch
-
     from nmt.decoding.sharing import Sharing
     from nmt.decoding.translator import Translator
     from nmt.distributed import joined
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     search = {
         "beam": beam,
         "length_penalty": length_penalty,

@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
 from pathlib import Path
 
-import torch
 from torch.nn.utils import clip_grad_norm_
 
 from nmt.checkpoint import Checkpoint, Run, check_folder, goodness
 from nmt.data.batching import Batch, BatchSource
-from nmt.distributed import Ranks
 from nmt.errors import CheckpointError, DivergedError, Interrupted
 from nmt.models import Seq2Seq
 from nmt.training.allocator import forget_most_memory, most_memory
@@ -31,9 +29,8 @@ from nmt.training.gradients import Gradients
 from nmt.training.pace import new_pace
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
-from nmt.training.schedule import Schedule
 from nmt.training.signals import StopRequest
-from nmt.training.state import Interval, Position, TrainingState, seed_rank
+from nmt.training.state import Interval, Position, TrainingState
 from nmt.training.validation import Scores, Validator
 
 __all__ = ["Trainer"]
@@ -386,22 +383,3 @@ class Trainer:
             self.reporter.warn(f"{error}; the average is made without it")
             return False
         return True
-
-
-def new_state(run: Run, device: torch.device, ranks: Ranks) -> TrainingState:
-    """A model drawn from the recipe's seed, the same in all processes, its optimiser and its schedule."""
-    config = run.recipe.training
-    torch.manual_seed(config.seed)
-    model = run.new_model().to(device)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    if not ranks.is_first:
-        seed_rank(config.seed, ranks.rank, 0)
-    return TrainingState(model, optimizer, Schedule(config), ranks)

@@ -31,11 +31,11 @@ from nmt.errors import CheckpointError, ConfigError, DataError, TrainingError
 from nmt.layers.positions import longest
 from nmt.models import Seq2Seq
 from nmt.training.allocator import keep_few_kernels, keep_freed_memory
-from nmt.training.loop import Trainer, new_state
+from nmt.training.loop import Trainer
 from nmt.training.pace import new_pace
 from nmt.training.report import Log, Reporter
 from nmt.training.signals import StopRequest
-from nmt.training.state import TrainingState
+from nmt.training.state import TrainingState, new_state
 from nmt.training.validation import Validator
 
 __all__ = ["Session", "check", "prepare_ahead", "store_folder", "train"]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nmt.checkpoint import (
+    Run,
     json_bytes,
     latest_folder,
     load_weights,
@@ -31,7 +32,7 @@ from nmt.errors import CheckpointError
 from nmt.models import Seq2Seq
 from nmt.training.schedule import Schedule
 
-__all__ = ["Interval", "Position", "TrainingState", "remove_older", "seed_rank"]
+__all__ = ["Interval", "Position", "TrainingState", "new_state", "remove_older", "seed_rank"]
 
 #: Checkpoints to go on from that are kept: the newest, and the one before in case the newest is damaged.
 KEPT = 2
@@ -201,6 +202,25 @@ class TrainingState:
         torch.set_rng_state(state)
         if torch.cuda.is_available() and (state := tensors.get(_generator_name("cuda", rank))) is not None:
             torch.cuda.set_rng_state(state)
+
+
+def new_state(run: Run, device: torch.device, ranks: Ranks) -> TrainingState:
+    """A model drawn from the recipe's seed, the same in all processes, its optimiser and its schedule."""
+    config = run.recipe.training
+    torch.manual_seed(config.seed)
+    model = run.new_model().to(device)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    if not ranks.is_first:
+        seed_rank(config.seed, ranks.rank, 0)
+    return TrainingState(model, optimizer, Schedule(config), ranks)
 
 
 def _known(kind: type[Interval] | type[Position], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
+
+from nmt.distributed import Ranks
+from nmt.errors import Interrupted
+from nmt.training.report import SilentReporter
+from nmt_cli.training import TerminalReporter, reporting
 
 RECIPE = """
 [data]
@@ -205,3 +211,16 @@ def test_on_a_terminal_a_live_line_has_step_loss_rate_and_time_left(folder: Path
     live = [line for line in seen.decode().replace("\x1b[K", "").split("\r") if line.startswith("training ")]
     whole = re.compile(r"training \d+/40 steps +\d+% +loss \d\.\d+ +[\d,]+ tokens/s .* \d+:\d\d left")
     assert any(whole.search(line) for line in live), live
+
+
+def test_of_several_processes_the_first_alone_tells() -> None:
+    first, second = Ranks(), Ranks()
+    second.rank = 1
+    with reporting(first) as reporter:
+        assert isinstance(reporter, TerminalReporter)
+    with pytest.raises(typer.Exit) as left, reporting(second) as reporter:
+        assert isinstance(reporter, SilentReporter)
+        raise Interrupted("stopped", signal.SIGTERM)
+    assert left.value.exit_code == 143
+    with pytest.raises(Interrupted), reporting(first):
+        raise Interrupted("stopped", signal.SIGTERM)

@@ -96,7 +96,7 @@ def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
 
     with memory_for(10**9 if ranks.is_first else 100) as asked:
         run("tight", recipe(corpus, "lstm", "transformer"))
-    seen["most"] = sorted(asked)[-3:]
+    seen["most"] = max(asked)
 
     with planted(set() if ranks.is_first else set(range(6, 11))):
         run("diverging", recipe(corpus, "gru", "gru", "training.max_steps=12"))
@@ -147,8 +147,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined() as everybody:
         scenarios(Path(sys.argv[1]), Path(sys.argv[2]), everybody)
-        everybody.wait()
-        os._exit(0)  # gloo's threads may abort a process that tears itself down
 
 
 # ----------------------------------------------------------------------------------------------------------- the tests
@@ -157,7 +155,8 @@ if __name__ == "__main__":
 def torchrun(*command: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Two processes of ``command``, which find the tests' own modules."""
     prefix = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **(environment or {})}
+    own = {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONFAULTHANDLER": "1"}
+    environment = {**os.environ, **own, **(environment or {})}
     return subprocess.Popen(
         [*prefix, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -307,7 +306,7 @@ def test_a_process_whose_memory_is_small_goes_on_with_halves_and_the_losses_are_
     """And all halve from then on: what is said, counted and saved is so for each."""
     tight, roomy = (figures(runs / name, "train", "loss") for name in ("tight", "lstm-transformer"))
     assert tight == pytest.approx(roomy, rel=1e-4)
-    assert max(seen(runs, 1)["most"]) > 100  # it was tried
+    assert seen(runs, 1)["most"] > 100  # it was tried
     assert figures(runs / "tight", "train", "halved")[-1] > 0
     assert state_of(runs / "tight")["room"] <= 100
 
