@@ -106,14 +106,14 @@ def beam_search(
     never = torch.as_tensor(sorted({bos_id, *forbidden} - {eos_id}), device=source.device)
     lengths = [int(length) for length in mask.sum(dim=1)]
     limits = [longest_target(length, config, max_length) for length in lengths]
-    memory = model.decoder.remember(model.encode(source, mask))
-    state = model.decoder.start(memory)
+    memory = model.remember(source, mask)
+    state = model.start(memory)
     beams = _start(limits, config, attention=attention, device=source.device)
     looked: list[Tensor] = []
     results: list[list[_Ended]] = [[] for _ in lengths]
     previous = source.new_full((len(source),), bos_id)
     for length in range(1, max(limits) + 1):
-        step = model.decoder.step(previous, state, memory)
+        step = model.step(previous, state, memory)
         logits = wide(model.logits(step.features))
         growth = _grow(beams, logits, length, never=never, eos_id=eos_id, beam=config.beam)
         if attention:

@@ -41,11 +41,11 @@ def greedy_search(
     totals = [0.0 for _ in lengths]
     looked: list[list[Tensor]] = [[] for _ in lengths]
     live = set(range(len(lengths)))
-    memory = model.decoder.remember(model.encode(source, mask))
-    state = model.decoder.start(memory)
+    memory = model.remember(source, mask)
+    state = model.start(memory)
     previous = source.new_full((len(source),), bos_id)
     while live:
-        step = model.decoder.step(previous, state, memory)
+        step = model.step(previous, state, memory)
         state = step.state
         log_probabilities = wide(model.logits(step.features)).log_softmax(dim=-1)
         check_numbers(log_probabilities, 1 + max(map(len, tokens)))

@@ -1,12 +1,12 @@
 """What all searches share: what they ask of a model, how they score, and how long they go on.
 
-Search knows of a model only what :class:`Searchable` says: it encodes sources, its decoder takes one step, its logits
-say what comes next, and memories and states are reordered by ``select``.
+Search knows of a model only what :class:`Searchable` says: it remembers sources, it takes one step after another, its
+logits say what comes next, and memories and states are reordered by ``select``.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, assert_never, runtime_checkable
+from typing import Any, Protocol, assert_never, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nmt.config import DecodingConfig
 from nmt.errors import ConfigError, NmtError
-from nmt.models.interface import Decoder, Encoding
+from nmt.models.interface import Step
 
 __all__ = ["Searchable", "check_nbest", "check_numbers", "length_penalty", "longest_target", "wide"]
 
@@ -23,13 +23,16 @@ __all__ = ["Searchable", "check_nbest", "check_numbers", "length_penalty", "long
 class Searchable(Protocol):
     """What search asks of a model; :class:`~nmt.models.seq2seq.Seq2Seq` is one."""
 
-    @property
-    def decoder(self) -> Decoder:
-        """The decoder whose features :meth:`logits` reads."""
+    def remember(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Any:
+        """The :class:`~nmt.models.interface.Memory` of a batch of sources."""
         ...
 
-    def encode(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
-        """What the encoder says of the sources."""
+    def start(self, memory: Any) -> Any:
+        """The :class:`~nmt.models.interface.State` before the first target token."""
+        ...
+
+    def step(self, tokens: Int[Tensor, " B"], state: Any, memory: Any) -> Step:
+        """One step: ``tokens`` are the previous target tokens (BOS at first)."""
         ...
 
     def logits(self, features: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch V"]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nmt.data.batching import Batch
-from nmt.models.interface import Decoded, Decoder, Encoder, Encoding
+from nmt.models.interface import Decoded, Decoder, Encoder, Encoding, Step
 
 if TYPE_CHECKING:
     from nmt.models import AnyDecoderModule, AnyEncoderModule
@@ -32,6 +32,18 @@ class Seq2Seq(nn.Module):
         """Read a batch of sources."""
         return self.encoder(source, mask)
 
+    def remember(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Any:
+        """The :class:`~nmt.models.interface.Memory` of a batch: all that writing needs to know of the sources."""
+        return self.decoder.remember(self.encode(source, mask))
+
+    def start(self, memory: Any) -> Any:
+        """The decoder's :class:`~nmt.models.interface.State` before the first target token."""
+        return self.decoder.start(memory)
+
+    def step(self, tokens: Int[Tensor, " B"], state: Any, memory: Any) -> Step:
+        """One step of the decoder: ``tokens`` are the previous target tokens (BOS at first)."""
+        return self.decoder.step(tokens, state, memory)
+
     def logits(self, features: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch V"]:
         """The unnormalised log-probabilities of every target token."""
         logits: Tensor = self.output(features)
@@ -39,5 +51,5 @@ class Seq2Seq(nn.Module):
 
     def forward(self, batch: Batch, *, attention: bool = False) -> Decoded:
         """The features that predict ``batch.target_out``, the target being forced."""
-        memory = self.decoder.remember(self.encode(batch.source, batch.source_mask))
+        memory = self.remember(batch.source, batch.source_mask)
         return self.decoder(batch.target_in, memory, attention=attention)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from nmt.models.interface import Encoding, Step
+from nmt.models.interface import Step
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 
@@ -41,11 +40,8 @@ class TableState:
 class TableModel:
     """The next token's logits are looked up by source, position and the last two tokens.
 
-    Its own encoder, decoder and output layer. ``log_probability`` and ``attention_of`` read the same tables in plain
-    Python: the reference.
+    ``log_probability`` and ``attention_of`` read the same tables in plain Python: the reference.
     """
-
-    width = 1
 
     def __init__(self, *, vocabulary: int = 6, groups: int = 4, positions: int = 3, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -55,16 +51,8 @@ class TableModel:
         self.looks = torch.randn(groups, positions, 1, vocabulary, 64, generator=generator, dtype=torch.float64)
         self.steps: list[int] = []
 
-    @property
-    def decoder(self) -> TableModel:
-        return self
-
-    def encode(self, source: Tensor, mask: Tensor) -> Encoding:
-        states = source.unsqueeze(-1).double()
-        return Encoding(states=states, mask=mask, final=states[:, 0])
-
-    def remember(self, encoding: Encoding) -> TableMemory:
-        return TableMemory(encoding.final[:, 0].long() % len(self.table), encoding.mask)
+    def remember(self, source: Tensor, mask: Tensor) -> TableMemory:
+        return TableMemory(source[:, 0] % len(self.table), mask)
 
     def start(self, memory: TableMemory) -> TableState:
         return TableState(torch.full_like(memory.group, BOS), 0)
@@ -74,9 +62,6 @@ class TableModel:
         at = (memory.group, state.position % self.table.shape[1], state.before, tokens)
         looks = self.looks[at[0], at[1], 0, tokens][:, : memory.mask.shape[1]].masked_fill(~memory.mask, -math.inf)
         return Step(self.table[at], TableState(tokens, state.position + 1), looks.softmax(dim=-1))
-
-    def __call__(self, target: Tensor, memory: TableMemory, *, attention: bool = False) -> Any:
-        raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
         return features.clone()

@@ -150,10 +150,10 @@ def test_scores_against_a_loop(model: Seq2Seq) -> None:
     with torch.inference_mode():
         for source, target in pairs:
             ids, mask = sources([source])
-            memory = model.decoder.remember(model.encode(ids, mask))
-            state, previous, total = model.decoder.start(memory), BOS, 0.0
+            memory = model.remember(ids, mask)
+            state, previous, total = model.start(memory), BOS, 0.0
             for token in [*target, EOS]:
-                step = model.decoder.step(torch.tensor([previous]), state, memory)
+                step = model.step(torch.tensor([previous]), state, memory)
                 total += float(model.logits(step.features).log_softmax(dim=-1)[0, token])
                 state, previous = step.state, token
             expected.append(total)

@@ -36,7 +36,7 @@ def same(left: Tensor | None, right: Tensor | None) -> None:
 
 
 def remember(model: Seq2Seq, batch: Batch) -> Any:
-    return model.decoder.remember(model.encode(batch.source, batch.source_mask))
+    return model.remember(batch.source, batch.source_mask)
 
 
 def walk(model: Seq2Seq, target: Tensor, state: Any, memory: Any) -> tuple[Tensor, Tensor, Any]:
