@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from nmt.config import GruDecoder, LstmDecoder
 from nmt.layers.dropout import Dropout
+from nmt.layers.products import PLAIN, Products
 
 __all__ = [
     "AdditiveScore",
@@ -39,15 +40,18 @@ __all__ = [
 
 
 def attend(
-    scores: Float[Tensor, "*batch T S"], values: Float[Tensor, "*batch S H"], mask: Bool[Tensor, "*#batch #T S"]
-) -> tuple[Float[Tensor, "*batch T H"], Float[Tensor, "*batch T S"]]:
+    scores: Float[Tensor, "B T S"],
+    values: Float[Tensor, "B S H"],
+    mask: Bool[Tensor, "#B #T S"],
+    products: Products = PLAIN,
+) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T S"]]:
     """Context vectors and attention weights from scores.
 
     alpha_ij = exp(e_ij) / sum_k exp(e_ik) over the real positions, c_i = sum_j alpha_ij h_j (Bahdanau et al. 2015,
     equations 5 and 6).
     """
     weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
-    return torch.matmul(weights.to(values.dtype), values), weights
+    return products.weigh(weights, values), weights
 
 
 class Score(nn.Module):
@@ -57,7 +61,9 @@ class Score(nn.Module):
         """The keys of a sentence: everything in the score that does not depend on the query."""
         return states
 
-    def forward(self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S K"]) -> Float[Tensor, "B T S"]:
+    def forward(
+        self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S K"], products: Products = PLAIN
+    ) -> Float[Tensor, "B T S"]:
         """e_ij of every query i with every key j."""
         raise NotImplementedError
 
@@ -75,8 +81,10 @@ class AdditiveScore(Score):
         keys: Tensor = self.key(states)
         return keys
 
-    def forward(self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S K"]) -> Float[Tensor, "B T S"]:
-        hidden = torch.tanh(self.query(query).unsqueeze(2) + keys.unsqueeze(1))
+    def forward(
+        self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S K"], products: Products = PLAIN
+    ) -> Float[Tensor, "B T S"]:
+        hidden = torch.tanh(products.linear(self.query, query).unsqueeze(2) + keys.unsqueeze(1))
         energy: Tensor = self.energy(hidden)
         return energy.squeeze(-1)
 
@@ -84,15 +92,19 @@ class AdditiveScore(Score):
 class DotScore(Score):
     """e_ij = h_i . h_j; queries and states are of one width (Luong et al. 2015, section 3.1, dot)."""
 
-    def forward(self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"]) -> Float[Tensor, "B T S"]:
-        return torch.matmul(query, keys.transpose(1, 2).to(query.dtype))
+    def forward(
+        self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"], products: Products = PLAIN
+    ) -> Float[Tensor, "B T S"]:
+        return products.dot(query, keys)
 
 
 class ScaledDotScore(Score):
     """e_ij = h_i . h_j / sqrt(H): the dot product of unit variance (Vaswani et al. 2017, equation 1)."""
 
-    def forward(self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"]) -> Float[Tensor, "B T S"]:
-        return torch.matmul(query / math.sqrt(query.shape[-1]), keys.transpose(1, 2).to(query.dtype))
+    def forward(
+        self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"], products: Products = PLAIN
+    ) -> Float[Tensor, "B T S"]:
+        return products.dot(query / math.sqrt(query.shape[-1]), keys)
 
 
 class GeneralScore(Score):
@@ -106,8 +118,10 @@ class GeneralScore(Score):
         keys: Tensor = self.key(states)
         return keys
 
-    def forward(self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"]) -> Float[Tensor, "B T S"]:
-        return torch.matmul(query, keys.transpose(1, 2).to(query.dtype))
+    def forward(
+        self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"], products: Products = PLAIN
+    ) -> Float[Tensor, "B T S"]:
+        return products.dot(query, keys)
 
 
 def build_score(config: GruDecoder | LstmDecoder, state_width: int) -> Score:

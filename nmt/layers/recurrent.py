@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nmt.layers.products import PLAIN, Products
+
 __all__ = ["GruCell", "LstmCell", "initialize_recurrent", "initialize_torch_rnn"]
 
 
@@ -27,13 +29,14 @@ class GruCell(nn.Module):
         self.hidden = nn.Linear(width, 3 * width)
         initialize_recurrent(self.input, self.hidden, gates=3)
 
-    def project(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch G"]:
+    def project(self, x: Float[Tensor, "*batch I"], products: Products = PLAIN) -> Float[Tensor, "*batch G"]:
         """W x + b of all three gates."""
-        projected: Tensor = self.input(x)
-        return projected
+        return products.linear(self.input, x)
 
-    def forward(self, projected: Float[Tensor, "B G"], hidden: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
-        recurrent: Tensor = self.hidden(hidden)
+    def forward(
+        self, projected: Float[Tensor, "B G"], hidden: Float[Tensor, "B H"], products: Products = PLAIN
+    ) -> Float[Tensor, "B H"]:
+        recurrent = products.linear(self.hidden, hidden)
         both = 2 * self.width
         reset, update = torch.sigmoid(projected[..., :both] + recurrent[..., :both]).chunk(2, dim=-1)
         candidate = torch.tanh(torch.addcmul(projected[..., both:], reset, recurrent[..., both:]))
@@ -56,15 +59,18 @@ class LstmCell(nn.Module):
         with torch.no_grad():  # open forget gates let gradients through from the first step (Jozefowicz et al. 2015)
             self.hidden.bias[width : 2 * width].fill_(1.0)
 
-    def project(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch G"]:
+    def project(self, x: Float[Tensor, "*batch I"], products: Products = PLAIN) -> Float[Tensor, "*batch G"]:
         """W x + b of all four gates."""
-        projected: Tensor = self.input(x)
-        return projected
+        return products.linear(self.input, x)
 
     def forward(
-        self, projected: Float[Tensor, "B G"], hidden: Float[Tensor, "B H"], cell: Float[Tensor, "B H"]
+        self,
+        projected: Float[Tensor, "B G"],
+        hidden: Float[Tensor, "B H"],
+        cell: Float[Tensor, "B H"],
+        products: Products = PLAIN,
     ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
-        gates = projected + self.hidden(hidden)
+        gates = projected + products.linear(self.hidden, hidden)
         i, f, g, o = gates.chunk(4, dim=-1)
         cell = torch.addcmul(torch.sigmoid(f) * cell, torch.sigmoid(i), torch.tanh(g))
         return torch.sigmoid(o) * torch.tanh(cell), cell

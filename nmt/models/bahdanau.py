@@ -28,6 +28,7 @@ from nmt.config import GruDecoder, GruEncoder
 from nmt.layers.attention import Score, attend
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
+from nmt.layers.products import PLAIN, LoopProducts, Products
 from nmt.layers.recurrent import GruCell
 from nmt.layers.stack import Stack
 from nmt.models.interface import Decoded, Encoding, Step
@@ -90,8 +91,9 @@ class BahdanauDecoder(nn.Module):
         projected = self.first.project(embedded)
         state = self.start(memory)
         hidden, contexts, weights = [], [], []
-        for position in range(target.shape[1]):
-            state, context, alpha = self._move(projected[:, position], state, memory)
+        products = LoopProducts()
+        for one in projected.unbind(dim=1):
+            state, context, alpha = self._move(one, state, memory, products)
             hidden.append(state.hidden[-1])
             contexts.append(context)
             weights.append(alpha)
@@ -99,16 +101,18 @@ class BahdanauDecoder(nn.Module):
         return Decoded(features, torch.stack(weights, dim=1) if attention else None)
 
     def _move(
-        self, projected: Float[Tensor, "B G"], state: GruState, memory: RecurrentMemory
+        self, projected: Float[Tensor, "B G"], state: GruState, memory: RecurrentMemory, products: Products = PLAIN
     ) -> tuple[GruState, Float[Tensor, "B H"], Float[Tensor, "B S"]]:
         """From s_{i-1} to s_i, by way of alpha_i and c_i."""
         query = state.hidden[-1].unsqueeze(1)
-        context, alpha = attend(self.score(query, memory.keys), memory.states, memory.mask.unsqueeze(1))
+        context, alpha = attend(
+            self.score(query, memory.keys, products), memory.states, memory.mask.unsqueeze(1), products
+        )
         context = context.squeeze(1)
-        below = self.first(projected + self.context(context), state.hidden[0])
+        below = self.first(projected + products.linear(self.context, context), state.hidden[0], products)
         hidden = [below]
         for cell, previous in zip(self.above, state.hidden[1:], strict=True):
-            below = cell(cell.project(self.dropout(below)), previous)
+            below = cell(cell.project(self.dropout(below), products), previous, products)
             hidden.append(below)
         return GruState(tuple(hidden)), context, alpha.squeeze(1)
 

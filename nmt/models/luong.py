@@ -27,6 +27,7 @@ from nmt.config import LstmDecoder, LstmEncoder
 from nmt.layers.attention import Score, attend
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
+from nmt.layers.products import PLAIN, LoopProducts, Products
 from nmt.layers.recurrent import LstmCell
 from nmt.layers.stack import Stack
 from nmt.models.interface import Decoded, Encoding, Step
@@ -111,9 +112,10 @@ class LuongDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T S"]]:
         """With input feeding every step waits for the attention of the one before."""
         attended, weights = [], []
-        for position in range(projected.shape[1]):
-            hidden, cell = self._move(projected[:, position], state)
-            attentional, alpha = self._look(hidden[-1].unsqueeze(1), memory)
+        products = LoopProducts()
+        for one in projected.unbind(dim=1):
+            hidden, cell = self._move(one, state, products)
+            attentional, alpha = self._look(hidden[-1].unsqueeze(1), memory, products)
             state = LstmState(hidden, cell, attentional.squeeze(1))
             attended.append(attentional)
             weights.append(alpha)
@@ -122,29 +124,31 @@ class LuongDecoder(nn.Module):
     def _run(self, projected: Float[Tensor, "B T G"], state: LstmState) -> Float[Tensor, "B T H"]:
         """Without input feeding the recurrence knows nothing of the attention, which follows for all steps at once."""
         tops = []
-        for position in range(projected.shape[1]):
-            hidden, cell = self._move(projected[:, position], state)
+        products = LoopProducts()
+        for one in projected.unbind(dim=1):
+            hidden, cell = self._move(one, state, products)
             state = LstmState(hidden, cell, state.attentional)
             tops.append(hidden[-1])
         return torch.stack(tops, dim=1)
 
     def _move(
-        self, projected: Float[Tensor, "B G"], state: LstmState
+        self, projected: Float[Tensor, "B G"], state: LstmState, products: Products = PLAIN
     ) -> tuple[tuple[Float[Tensor, "B H"], ...], tuple[Float[Tensor, "B H"], ...]]:
         """From h_{t-1} to h_t in every layer."""
         if self.feed is not None:
-            projected = projected + self.feed(state.attentional)
-        below, cell = self.first(projected, state.hidden[0], state.cell[0])
+            projected = projected + products.linear(self.feed, state.attentional)
+        below, cell = self.first(projected, state.hidden[0], state.cell[0], products)
         hidden, cells = [below], [cell]
         for layer, previous, previous_cell in zip(self.above, state.hidden[1:], state.cell[1:], strict=True):
-            below, cell = layer(layer.project(self.dropout(below)), previous, previous_cell)
+            below, cell = layer(layer.project(self.dropout(below), products), previous, previous_cell, products)
             hidden.append(below)
             cells.append(cell)
         return tuple(hidden), tuple(cells)
 
     def _look(
-        self, hidden: Float[Tensor, "B T H"], memory: RecurrentMemory
+        self, hidden: Float[Tensor, "B T H"], memory: RecurrentMemory, products: Products = PLAIN
     ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T S"]]:
         """h~_t and a_t of every given h_t."""
-        context, alpha = attend(self.score(hidden, memory.keys), memory.states, memory.mask.unsqueeze(1))
-        return torch.tanh(self.attentional(torch.cat([context, hidden], dim=-1))), alpha
+        scores = self.score(hidden, memory.keys, products)
+        context, alpha = attend(scores, memory.states, memory.mask.unsqueeze(1), products)
+        return torch.tanh(products.linear(self.attentional, torch.cat([context, hidden], dim=-1))), alpha

@@ -1,0 +1,129 @@
+"""The products of a loop over positions, with matrices that are the same at every step.
+
+Left to itself, automatic differentiation makes a gradient of the matrix's size at every step, and adds it to those of
+the steps before: with a few hundred rows a step that is more writing than multiplying. The sum of x_t^T g_t over all
+steps, where x_t went in and g_t is the gradient of what came out, is one product X^T G of all their rows:
+:class:`LoopProducts` keeps x_t and g_t on the way back through the loop, and makes it at the loop's beginning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["PLAIN", "LoopProducts", "Products"]
+
+
+class Products:
+    """Products as torch makes them, each by itself."""
+
+    def linear(self, layer: nn.Linear, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+        """x W^T + b."""
+        product: Tensor = layer(x)
+        return product
+
+    def dot(self, queries: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"]) -> Float[Tensor, "B T S"]:
+        """Every query of a sentence times every key."""
+        return torch.matmul(queries, keys.transpose(1, 2).to(queries.dtype))
+
+    def weigh(self, weights: Float[Tensor, "B T S"], values: Float[Tensor, "B S H"]) -> Float[Tensor, "B T H"]:
+        """The sums of the values of a sentence by each row of weights."""
+        return torch.matmul(weights.to(values.dtype), values)
+
+
+#: Outside of loops.
+PLAIN = Products()
+
+
+class LoopProducts(Products):
+    """The products of one loop; the gradients of weights, keys and values are made once for all its steps.
+
+    These are known by being the same objects at every step. Gradients cannot be differentiated again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, bool], _Factor] = {}
+
+    def linear(self, layer: nn.Linear, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+        product = self._of(layer.weight, layer.bias, transposed=True)(x.flatten(0, -2))
+        return product.view(*x.shape[:-1], -1)
+
+    def dot(self, queries: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"]) -> Float[Tensor, "B T S"]:
+        return self._of(keys, transposed=True)(queries)
+
+    def weigh(self, weights: Float[Tensor, "B T S"], values: Float[Tensor, "B S H"]) -> Float[Tensor, "B T H"]:
+        return self._of(values, transposed=False)(weights)
+
+    def _of(self, matrix: Tensor, bias: Tensor | None = None, *, transposed: bool) -> _Factor:
+        known = self._known.get((id(matrix), transposed))
+        if known is None:
+            known = self._known[id(matrix), transposed] = _Factor(matrix, bias, transposed)
+        return known
+
+
+class _Factor:
+    """The right factor of a product at every step: ``matrix`` (.., I, O), or (.., O, I) where it is ``transposed``.
+
+    In front of the loop stands a node of the graph that hands the gradients on to ``matrix`` and ``bias``. All steps
+    are behind it, so that it is reached when each has left ``rows`` and ``gradients``.
+    """
+
+    def __init__(self, matrix: Tensor, bias: Tensor | None, transposed: bool) -> None:
+        self.matrix, self.transposed = matrix, transposed  # kept: what is gone could lend its id to another
+        kind = matrix.device.type
+        autocasts = torch.is_autocast_enabled(kind)
+        narrow = matrix.detach().to(torch.get_autocast_dtype(kind) if autocasts else matrix.dtype)
+        self.factor = narrow.transpose(-1, -2) if transposed else narrow
+        self.bias = bias if bias is None else bias.detach().to(narrow.dtype)
+        self.rows: list[Tensor] = []
+        self.gradients: list[Tensor] = []
+        self.front: Tensor = _Front.apply(matrix, bias, self)  # type: ignore[no-untyped-call]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product: Tensor = _Step.apply(x, self.front, self)  # type: ignore[no-untyped-call]
+        return product
+
+    def collected(self) -> tuple[Tensor, Tensor | None]:
+        """The gradients of matrix and bias, from all steps that have left theirs."""
+        rows, gradients = (torch.cat(parts, dim=-2) for parts in (self.rows, self.gradients))
+        self.rows, self.gradients = [], []
+        left, right = (gradients, rows) if self.transposed else (rows, gradients)
+        of_bias = None if self.bias is None else gradients.sum(dim=0, dtype=self.matrix.dtype)
+        return (left.transpose(-1, -2) @ right).to(self.matrix.dtype), of_bias
+
+
+class _Front(torch.autograd.Function):
+    """Stands between the matrix and the loop: a number that means nothing, on which every step depends."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, bias: Tensor | None, factor: _Factor) -> Tensor:
+        ctx.factor = factor
+        return matrix.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        return *ctx.factor.collected(), None
+
+
+class _Step(torch.autograd.Function):
+    """One product; its way back leaves what the matrix's gradient is made of."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, front: Tensor, factor: _Factor) -> Tensor:
+        narrow = x.to(factor.factor.dtype)
+        ctx.save_for_backward(narrow)
+        ctx.factor, ctx.dtype = factor, x.dtype
+        if factor.bias is not None:
+            return torch.addmm(factor.bias, narrow, factor.factor)
+        return torch.matmul(narrow, factor.factor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (rows,), (gradient,) = ctx.saved_tensors, gradients
+        ctx.factor.rows.append(rows)
+        ctx.factor.gradients.append(gradient)
+        back = torch.matmul(gradient, ctx.factor.factor.transpose(-1, -2))
+        return back.to(ctx.dtype), gradient.new_zeros(()), None
