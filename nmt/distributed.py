@@ -12,13 +12,15 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import signal
 from collections.abc import Iterator
 from datetime import timedelta
+from types import FrameType
 
 import torch
 from torch import Tensor, distributed, nn
 
-from nmt.errors import ConfigError, TrainingError
+from nmt.errors import ConfigError, Interrupted, TrainingError
 
 __all__ = ["ALONE", "Ranks", "joined"]
 
@@ -137,12 +139,14 @@ ALONE = Ranks()
 def joined() -> Iterator[Ranks]:
     """The processes that torchrun started, met; a single one where it started none.
 
-    Raises ConfigError for an environment that makes no sense, TrainingError inside where another process is gone.
+    Raises ConfigError for an environment that makes no sense, TrainingError inside where another process is gone,
+    Interrupted where SIGTERM comes and nobody inside has taken it upon himself.
     """
     rank, size, local = (_number(name, least) for name, least in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if size == 1:
         yield ALONE
         return
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         if torch.cuda.is_available():
             torch.cuda.set_device(local % torch.cuda.device_count())
@@ -156,16 +160,24 @@ def joined() -> Iterator[Ranks]:
             yield ranks
         finally:
             ranks.leave()
-    except RuntimeError as error:
-        if not _tells_of_others(error):
+    except (RuntimeError, Interrupted) as error:
+        # torchrun terminates the others when one has ended, often before they could say what that means for them.
+        told = error if isinstance(error, RuntimeError) else error.__context__
+        if not isinstance(told, RuntimeError) or not _tells_of_others(told):
             raise
+        before = signal.SIG_IGN
         raise TrainingError(
             f"process {rank} of {size}: the others cannot be reached any more: where one of them has ended, its own "
             f"message says why; a training that had begun goes on with --resume"
-        ) from error
+        ) from told
     finally:
+        signal.signal(signal.SIGTERM, before)
         if distributed.is_initialized():  # and with it the threads of its groups, before Python ends
             distributed.destroy_process_group()
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("terminated", number)
 
 
 def _tells_of_others(error: RuntimeError) -> bool:

@@ -30,7 +30,7 @@ from nmt.checkpoint import Run
 from nmt.config import Recipe
 from nmt.decoding.sharing import Sharing
 from nmt.distributed import ALONE, Ranks, joined
-from nmt.errors import ConfigError, Interrupted
+from nmt.errors import ConfigError, Interrupted, TrainingError
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session, train
@@ -396,3 +396,32 @@ def test_processes_for_which_there_is_no_gpu_are_told(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(ConfigError, match=message):
         train(recipe(corpus), Session(tmp_path / "run", device=name), SilentReporter(), second)
+
+
+@pytest.fixture
+def met(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that believes to be the first of two; what SIGTERM does is as before afterwards."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("nmt.distributed.distributed.init_process_group", lambda *given, **options: None)
+    monkeypatch.setattr("nmt.distributed.distributed.new_group", lambda **options: None)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_process_that_torchrun_ends_because_another_died_says_so_first(met: None) -> None:
+    with pytest.raises(TrainingError, match="process 0 of 2: the others cannot be reached any more") as told, joined():
+        try:
+            raise RuntimeError("[gloo] Connection closed by peer")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert "Connection closed" in str(told.value.__cause__)
+    os.kill(os.getpid(), signal.SIGTERM)  # comes too late: the process is about to say it and end
+
+
+def test_a_process_that_is_ended_for_no_such_reason_is_interrupted(met: None) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="terminated") as told, joined():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert told.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
