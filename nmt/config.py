@@ -449,10 +449,12 @@ class TrainingConfig(Frozen):
     ``batch_tokens`` bounds rows times the longest side of a batch, padding counted; ``accumulate`` batches make one
     step. ``metric`` decides which checkpoint is best and when ``patience`` validations without improvement stop the
     run (0: never). ``average`` is how many of the best checkpoints are averaged into the model that translates
-    (0 and 1: none, the best is used). ``precision`` ``auto`` takes bfloat16 products where the processor has them.
-    Validation translates with a beam of ``validation_beam`` (0: that of ``decoding``) and scores with sacreBLEU's
-    tokenisation ``bleu_tokenize`` (``auto``: the target language's; ``none`` for text that is tokenised already).
-    ``tensorboard`` writes the figures of ``log.jsonl`` as TensorBoard events too.
+    (0 and 1: none, the best is used). ``consistency`` above 0 sends every batch through the model twice, with other
+    units dropped, and weighs how far the two predictions are apart (R-Drop, Liang et al. 2021, where it is 5): at twice
+    the time and memory a step, it keeps a model from learning a small corpus by heart. ``precision`` ``auto`` takes
+    bfloat16 products where the processor has them. Validation translates with a beam of ``validation_beam`` (0: that of
+    ``decoding``) and scores with sacreBLEU's tokenisation ``bleu_tokenize`` (``auto``: the target language's; ``none``
+    for text that is tokenised already). ``tensorboard`` writes the figures of ``log.jsonl`` as TensorBoard events too.
     """
 
     seed: int = Field(default=1, ge=0, lt=2**63)
@@ -469,6 +471,7 @@ class TrainingConfig(Frozen):
         InverseSqrtSchedule(type="inverse-sqrt")
     )
     label_smoothing: Probability = 0.1
+    consistency: float = Field(default=0.0, ge=0.0)
     clip_norm: float = Field(default=1.0, ge=0.0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     validate_every: int = Field(default=1000, ge=1)

@@ -66,6 +66,10 @@ class Batch:
         parts = [getattr(self, field.name) for field in fields(self)]
         return Batch(*(part[:middle] for part in parts)), Batch(*(part[middle:] for part in parts))
 
+    def twice(self) -> Batch:
+        """All rows, and all of them again."""
+        return Batch(*(torch.cat([getattr(self, field.name)] * 2) for field in fields(self)))
+
     def __len__(self) -> int:
         return len(self.rows)
 

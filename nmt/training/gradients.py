@@ -21,15 +21,21 @@ __all__ = ["Gradients", "Objective"]
 class Objective(nn.Module):
     """What is minimised, as a module: the loss of a batch, summed over its tokens."""
 
-    def __init__(self, model: Seq2Seq, smoothing: float) -> None:
+    def __init__(self, model: Seq2Seq, smoothing: float, consistency: float = 0.0) -> None:
         super().__init__()
-        self.model, self.smoothing = model, smoothing
+        self.model, self.smoothing, self.consistency = model, smoothing, consistency
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of every real target token of ``batch``, summed."""
-        features = self.model(batch).features
-        weight = self.model.output.weight
-        return token_loss(features, weight, batch.target_out, batch.target_mask, smoothing=self.smoothing).loss
+        """The loss of every real target token of ``batch``, summed; with consistency each goes through twice."""
+        features = self.model(batch.twice() if self.consistency else batch).features
+        return token_loss(
+            features,
+            self.model.output.weight,
+            batch.target_out,
+            batch.target_mask,
+            smoothing=self.smoothing,
+            consistency=self.consistency,
+        ).loss
 
 
 class Gradients:
@@ -39,9 +45,9 @@ class Gradients:
     as ``training.batch_tokens``. ``halvings`` counts how often memory has run out here since :meth:`agree`.
     """
 
-    def __init__(self, state: TrainingState, smoothing: float, dtype: torch.dtype) -> None:
+    def __init__(self, state: TrainingState, objective: Objective, dtype: torch.dtype) -> None:
         self.state, self.ranks, self.dtype = state, state.ranks, dtype
-        self.objective = self.ranks.parallel(Objective(state.model, smoothing))
+        self.objective = self.ranks.parallel(objective)
         self.device = next(state.model.parameters()).device
         self.halvings = 0
         self._tried: Batch | None = None

@@ -25,7 +25,7 @@ from nmt.models import Seq2Seq
 from nmt.training.allocator import forget_most_memory, most_memory
 from nmt.training.average import average
 from nmt.training.curves import draw_curves
-from nmt.training.gradients import Gradients
+from nmt.training.gradients import Gradients, Objective
 from nmt.training.pace import new_pace
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
@@ -61,7 +61,8 @@ class Trainer:
         self.ranks = state.ranks
         self.device = next(state.model.parameters()).device
         self.dtype = resolve_precision(self.config.precision, self.device)
-        self.gradients = Gradients(state, self.config.label_smoothing, self.dtype)
+        objective = Objective(state.model, self.config.label_smoothing, self.config.consistency)
+        self.gradients = Gradients(state, objective, self.dtype)
         self.pace = new_pace(self.config)
         self._rate = 0.0
         self._unsaved_in_a_row = 0

@@ -7,6 +7,14 @@ For a target y and logits z over V tokens the loss of a token is
 (Szegedy et al. 2016, section 7, in the form of ``torch.nn.functional.cross_entropy``). Its gradient in z is p - q, with
 q = e / V everywhere and 1 - e more on y, so that a chunk of rows can give its loss and its share of the gradients of
 features and output layer in one pass and be forgotten: of the (B T, V) logits only a chunk exists at a time.
+
+With consistency a there are two passes over the same targets, with other units dropped, that give p and r; beside the
+mean of their losses stands how far they are apart (R-Drop: Liang et al. 2021, equations 2 to 4, here for one token)
+
+    (CE(p) + CE(r)) / 2  +  a / 2 * (KL(p || r) + KL(r || p)) / 2
+
+With d = log p - log r the divergences sum to E_p[d] - E_r[d], whose gradient in the logits of p is
+p (d - E_p[d]) + p - r, and likewise in those of r.
 """
 
 from __future__ import annotations
@@ -47,19 +55,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         targets: Tensor,
         smoothing: float,
+        consistency: float,
         dtype: torch.dtype,
         wanted: bool,
     ) -> tuple[Tensor, Tensor]:
-        vocabulary = weight.shape[0]
+        passes, vocabulary = len(features), weight.shape[0]
+        rows = max(1, CHUNK_ROWS // passes)
         narrow_features, narrow_weight = features.detach().to(dtype), weight.detach().to(dtype)
         feature_gradient = torch.empty_like(features) if wanted else None
         weight_gradient = torch.zeros_like(weight) if wanted else None
         nll = features.new_zeros((), dtype=torch.float64)
-        of_targets = features.new_zeros((), dtype=torch.float64)
-        for start in range(0, len(targets), CHUNK_ROWS):
-            piece = slice(start, start + CHUNK_ROWS)
-            target = targets[piece].unsqueeze(1)
-            logits = functional.linear(narrow_features[piece], narrow_weight)
+        of_targets, apart = torch.zeros_like(nll), torch.zeros_like(nll)
+        for start in range(0, len(targets), rows):
+            piece = slice(start, start + rows)
+            target = targets[piece].repeat(passes).unsqueeze(1)
+            chunk = narrow_features[:, piece].flatten(0, 1)
+            logits = functional.linear(chunk, narrow_weight)
             of_target = logits.gather(1, target).double()
             of_targets += of_target.sum()
             if feature_gradient is None or weight_gradient is None:
@@ -70,27 +81,49 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             # log sum_v exp(z_v) from the likeliest token: its probability is never too small to say
             normalizer = largest.double() - probabilities.amax(dim=1, keepdim=True).double().log()
             nll += (normalizer - of_target).sum()
+            pull = None
+            if consistency:
+                divergence, pull = _divergence(probabilities, logits, normalizer)
+                apart += divergence
             # p - q, but for the e / V that q has everywhere, which is taken off below
             gradient = probabilities.scatter_add_(1, target, probabilities.new_full(target.shape, smoothing - 1.0))
-            feature_gradient[piece] = gradient @ narrow_weight
-            weight_gradient += gradient.t() @ narrow_features[piece]
-        sums = features.detach().sum(dim=0), weight.detach().sum(dim=0)
+            if pull is not None:
+                gradient.add_(pull, alpha=consistency / 2)
+            feature_gradient[:, piece] = (gradient @ narrow_weight).view(passes, -1, weight.shape[1])
+            weight_gradient += gradient.t() @ chunk
+        sums = features.detach().sum(dim=(0, 1)), weight.detach().sum(dim=0)
         if feature_gradient is not None and weight_gradient is not None:
             feature_gradient.sub_(sums[1], alpha=smoothing / vocabulary)
             weight_gradient.sub_(sums[0], alpha=smoothing / vocabulary)
         # -mean_v log p(v) = -log p(y) + z_y - mean_v z_v
         of_all = sums[0].double() @ sums[1].double() / vocabulary
-        loss = nll + smoothing * (of_targets - of_all)
+        loss = (nll + smoothing * (of_targets - of_all) + consistency / 2 * apart) / passes
         ctx.save_for_backward(feature_gradient, weight_gradient)
-        nll = nll.to(_wide(features))
+        ctx.passes = passes
+        nll = (nll / passes).to(_wide(features))
         ctx.mark_non_differentiable(nll)
         return loss.to(_wide(features)), nll
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         feature_gradient, weight_gradient = ctx.saved_tensors
-        scale = gradients[0]
-        return feature_gradient * scale, weight_gradient * scale, None, None, None, None
+        scale = gradients[0] / ctx.passes
+        return feature_gradient * scale, weight_gradient * scale, None, None, None, None, None
+
+
+def _divergence(probabilities: Tensor, logits: Tensor, normalizer: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p || r) + KL(r || p), summed over the rows, and its gradient in the logits.
+
+    The first half of the rows gives p, the second r; ``normalizer`` is log sum_v exp(z_v) of every row.
+    """
+    first, second = probabilities.chunk(2)
+    norms = normalizer.chunk(2)
+    above = logits.chunk(2)[0] - logits.chunk(2)[1]
+    above -= (norms[0] - norms[1]).to(above.dtype)
+    means = [(one * above).sum(dim=1, keepdim=True, dtype=_wide(above)) for one in (first, second)]
+    gap = first - second
+    pull = torch.cat([(above - means[0]).mul_(first).add_(gap), (means[1] - above).mul_(second).sub_(gap)])
+    return (means[0] - means[1]).sum(dtype=torch.float64), pull
 
 
 def _wide(features: Tensor) -> torch.dtype:
@@ -99,21 +132,25 @@ def _wide(features: Tensor) -> torch.dtype:
 
 
 def token_loss(
-    features: Float[Tensor, "B T H"],
+    features: Float[Tensor, "R T H"],
     weight: Float[Tensor, "V H"],
     targets: Int[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
     *,
     smoothing: float = 0.0,
+    consistency: float = 0.0,
 ) -> TokenLoss:
-    """The loss of every real target token, summed. Under autocast the products are made in its type."""
+    """The loss of every real target token, summed. Under autocast the products are made in its type.
+
+    R is B; above a ``consistency`` of 0 it is 2 B: the features of all targets, and those of a second pass over them.
+    """
     kind = features.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
     with torch.autocast(kind, enabled=False):
         real = mask.flatten().nonzero().squeeze(1)
-        chosen = features.flatten(0, 1).index_select(0, real)
+        chosen = features.view(-1, targets.numel(), features.shape[-1]).index_select(1, real)
         loss, nll = _ChunkedCrossEntropy.apply(
-            chosen, weight, targets.flatten()[real], smoothing, dtype, torch.is_grad_enabled()
+            chosen, weight, targets.flatten()[real], smoothing, consistency, dtype, torch.is_grad_enabled()
         )  # type: ignore[no-untyped-call]
     return TokenLoss(loss, nll)
 

@@ -227,3 +227,5 @@ def test_halves_of_a_batch_are_its_rows_in_order() -> None:
         assert torch.equal(torch.cat(parts), getattr(whole, field.name))
     with pytest.raises(ValueError, match="one row"):
         first.halves()
+    assert whole.twice().rows.tolist() == [7, 8, 9, 7, 8, 9]
+    assert torch.equal(whole.twice().halves()[1].source, whole.source)

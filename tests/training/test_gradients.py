@@ -9,6 +9,7 @@ import torch
 
 from nmt.data.batching import Batch, collate
 from nmt.errors import TrainingError
+from nmt.layers.dropout import Dropout
 from nmt.models import build
 from nmt.training.gradients import Gradients, Objective
 from nmt.training.report import SilentReporter, read_log
@@ -41,7 +42,7 @@ def gradients(corpus: Path) -> Gradients:
     torch.manual_seed(3)
     model = build(recipe.model, 40, 40).double()
     state = TrainingState(model, torch.optim.Adam(model.parameters()), Schedule(recipe.training))
-    return Gradients(state, 0.1, torch.float32)
+    return Gradients(state, Objective(model, 0.1), torch.float32)
 
 
 def made(gradients: Gradients, batches: list[Batch]) -> tuple[tuple[float, int], list[torch.Tensor]]:
@@ -60,6 +61,29 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(gradients: Gra
         torch.testing.assert_close(accumulated, whole)
         assert counted == tokens
         assert in_parts == pytest.approx(loss)
+
+
+def test_two_passes_that_drop_nothing_are_consistent(gradients: Gradients) -> None:
+    (loss, tokens), wanted = made(gradients, [batch(0, 1, 2, 3)])
+    twice = Gradients(gradients.state, Objective(gradients.state.model, 0.1, consistency=5.0), torch.float32)
+    (again, counted), found = made(twice, [batch(0, 1, 2, 3)])
+    torch.testing.assert_close(found, wanted)
+    assert counted == tokens
+    assert again == pytest.approx(loss)
+
+
+def test_two_passes_that_drop_units_are_apart(gradients: Gradients) -> None:
+    model = gradients.state.model.train()
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.__init__(0.3)  # type: ignore[misc]
+    losses = []
+    for consistency in (1e-9, 5.0):
+        torch.manual_seed(1)
+        twice = Gradients(gradients.state, Objective(model, 0.1, consistency), torch.float32)
+        (loss, _), _ = made(twice, [batch(0, 1, 2, 3)])
+        losses.append(loss)
+    assert losses[1] > 1.05 * losses[0]
 
 
 def test_a_step_that_runs_out_of_memory_on_the_way_has_the_same_gradient(gradients: Gradients) -> None:

@@ -40,6 +40,27 @@ def test_value_and_gradients_are_those_of_torch(smoothing: float, chunk: int, mo
     torch.testing.assert_close(ours_gradients, their_gradients)
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 10**6], ids=["a row a chunk", "two rows", "all at once"])
+def test_consistency_is_the_divergence_between_two_passes(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and gradients of R-Drop as its paper writes it, by torch's own cross-entropy and divergence."""
+    monkeypatch.setattr(loss_module, "CHUNK_ROWS", chunk)
+    features, weight, targets, mask = problem()
+    again = torch.randn_like(features).requires_grad_()
+    both = torch.cat([features, again])
+    ours = token_loss(both, weight, targets, mask, smoothing=0.1, consistency=3.0)
+    first, second = ((one @ weight.T)[mask] for one in (features, again))
+    wanted = targets[mask]
+    losses = [functional.cross_entropy(one, wanted, label_smoothing=0.1, reduction="sum") for one in (first, second)]
+    p, r = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
+    apart = [functional.kl_div(*pair, log_target=True, reduction="sum") for pair in ((p, r), (r, p))]
+    theirs = (losses[0] + losses[1] + 3.0 * (apart[0] + apart[1]) / 2) / 2
+    torch.testing.assert_close(ours.loss, theirs)
+    plain = [functional.cross_entropy(one, wanted, reduction="sum") for one in (first, second)]
+    torch.testing.assert_close(ours.negative_log_likelihood, sum(plain) / 2)
+    parts = (features, again, weight)
+    torch.testing.assert_close(torch.autograd.grad(ours.loss, parts), torch.autograd.grad(theirs, parts))
+
+
 def test_padding_gives_neither_loss_nor_gradient() -> None:
     features, weight, targets, mask = problem()
     loss = token_loss(features, weight, targets, mask).loss
