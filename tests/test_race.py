@@ -19,6 +19,7 @@ from nmt.data.batching import Batch
 from nmt.errors import ConfigError, Interrupted
 from nmt.models.bahdanau import BahdanauEncoder
 from nmt.race import Standing, draw_race, names_of, race, table
+from nmt.training import loop
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session
@@ -77,9 +78,10 @@ def test_every_recipe_runs_with_every_seed_for_the_same_time(raced: tuple[Path, 
     for one in standings:
         assert [run.run for run in one.runs] == [str(folder / one.recipe / f"seed-{seed}") for seed in (7, 8)]
         for run, seed in zip(one.runs, (7, 8), strict=True):
-            assert Run.open(Path(run.run)).recipe.training.seed == seed
+            trained = Run.open(Path(run.run)).recipe.training
+            assert (trained.seed, trained.budget) == (seed, 1.5)
             assert run.seconds is not None
-            assert run.seconds > 0.75
+            assert run.seconds > 0
             assert run.steps > 0
     assert len({(Path(run.run) / "recipe.toml").read_text() for one in standings for run in one.runs}) == 4
 
@@ -153,6 +155,8 @@ def test_a_recipe_that_diverges_does_not_end_the_race(
         return real(self, batch) * (math.nan if lost else 1.0)
 
     monkeypatch.setattr(Objective, "forward", forward)
+    monkeypatch.setattr(loop, "MAX_SKIPPED_IN_A_ROW", 1)  # the first step decides, however slow the machine
+    monkeypatch.setattr(loop, "MAX_RETREATS", 0)
     told = Told()
     standings = race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(told))
     assert [one.recipe for one in standings] == ["lstm", "gru"]
