@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-__all__ = ["DataFolder", "Device", "Settings", "StoreFolder", "Threads", "use_threads"]
+if TYPE_CHECKING:
+    from nmt.config import Recipe
+
+__all__ = ["DataFolder", "Device", "Settings", "StoreFolder", "Threads", "read_recipe", "use_threads"]
 
 Settings = Annotated[
     list[str] | None,
@@ -22,6 +26,15 @@ StoreFolder = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")]
+
+
+def read_recipe(path: Path, settings: Sequence[str], data: Path | None) -> Recipe:
+    """The recipe in a file, with settings as of ``--set``, for the corpora of the folder ``data`` if there is one."""
+    from nmt.config import load_recipe
+    from nmt.data.corpus import with_folder
+
+    recipe = load_recipe(path, settings)
+    return recipe if data is None else recipe.model_copy(update={"data": with_folder(recipe.data, data)})
 
 
 def use_threads(number: int) -> None:

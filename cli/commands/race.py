@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nmt_cli import console
-from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, use_threads
+from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, read_recipe, use_threads
 
 
 def race(
@@ -32,16 +32,10 @@ def race(
 
     The table is that of the validation set: mean and standard deviation over the seeds.
     """
-    from nmt.config import load_recipe
-    from nmt.data.corpus import with_folder
     from nmt.race import draw_race, names_of, race, table
 
-    parsed = {}
-    for name, path in zip(names_of(recipes), recipes, strict=True):
-        recipe = load_recipe(path, [*(set_ or ()), f"training.budget={budget}"])
-        if data is not None:
-            recipe = recipe.model_copy(update={"data": with_folder(recipe.data, data)})
-        parsed[name] = recipe
+    settings = [*(set_ or ()), f"training.budget={budget}"]
+    parsed = {name: read_recipe(path, settings, data) for name, path in zip(names_of(recipes), recipes, strict=True)}
 
     from nmt.distributed import joined
     from nmt.training.session import Session

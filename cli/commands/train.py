@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from nmt_cli import console
-from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, use_threads
+from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, read_recipe, use_threads
 
 __all__ = ["train"]
 
@@ -37,15 +37,10 @@ def train(
     """Train a translation model; the run folder is all that translating needs."""
     began = time.monotonic()
 
-    from nmt.config import load_recipe
-    from nmt.data.corpus import with_folder
-
     if recipe is None:
         recipe = _recipe_of_run(out, resume)
     settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]
-    parsed = load_recipe(recipe, settings)
-    if data is not None:
-        parsed = parsed.model_copy(update={"data": with_folder(parsed.data, data)})
+    parsed = read_recipe(recipe, settings, data)
     folder = out or Path("runs") / recipe.stem
 
     from nmt.distributed import joined

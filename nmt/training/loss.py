@@ -117,9 +117,7 @@ def _divergence(probabilities: Tensor, logits: Tensor, normalizer: Tensor) -> tu
     The first half of the rows gives p, the second r; ``normalizer`` is log sum_v exp(z_v) of every row.
     """
     first, second = probabilities.chunk(2)
-    norms = normalizer.chunk(2)
-    above = logits.chunk(2)[0] - logits.chunk(2)[1]
-    above -= (norms[0] - norms[1]).to(above.dtype)
+    above = torch.sub(*logits.chunk(2)).sub_(torch.sub(*normalizer.chunk(2)).to(logits.dtype))
     means = [(one * above).sum(dim=1, keepdim=True, dtype=_wide(above)) for one in (first, second)]
     gap = first - second
     pull = torch.cat([(above - means[0]).mul_(first).add_(gap), (means[1] - above).mul_(second).sub_(gap)])
