@@ -41,6 +41,7 @@ PEERS = {
 LONGEST = 100
 #: Rows, inner width and columns of the products whose rate counts as the machine's best.
 PRODUCTS = ((4096, 512, 512), (4096, 512, 2048), (4096, 2048, 512))
+GPU_PRODUCTS = ((8192, 8192, 8192),)
 
 
 @dataclass
@@ -92,8 +93,8 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[: told.cores]
     os.sched_setaffinity(0, cores)  # and all that is started from here
     torch.set_num_threads(told.cores)
-    best = {kind: peak(kind) for kind in (torch.float32, torch.bfloat16)}
-    _say(f"{_machine()}, {told.cores} of its cores, torch {torch.__version__}")
+    best = {kind: peak(kind, told.device) for kind in (torch.float32, torch.bfloat16)}
+    _say(f"{_machine(told.device)}, {told.cores} of its cores, torch {torch.__version__}")
     _say("products of at best " + ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {kind}" for kind, rate in best.items()))
     last = []
     with tempfile.TemporaryDirectory() as folder:
@@ -167,14 +168,14 @@ def _contestants(
 ) -> Iterator[contextlib.AbstractContextManager[Contestant]]:
     """Ours first; where there are two cores and more, ours in one process a core too."""
     ours = Path(sys.executable)
-    arguments = (str(told.cores), str(path))
+    arguments = (str(told.cores), str(path), told.device)
     yield started("nmt", [ours, HERE / "contestant_nmt.py", name, "auto", *arguments], told.cores)
-    if told.cores > 1:
+    if told.cores > 1 and told.device == "cpu":
         many = [ours, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(told.cores)]
-        alone = [name, "auto", "1", str(path)]
+        alone = [name, "auto", "1", str(path), told.device]
         yield started(f"nmt {told.cores} processes", [*many, HERE / "contestant_nmt.py", *alone], 1)
     theirs = told.peers / "bin" / "python" if told.peers else None
-    for peer in PEERS[family] if theirs else ():
+    for peer in [one for one in PEERS[family] if one in told.against] if theirs else ():
         for dtype in ("float32", "bfloat16"):
             command = [theirs, HERE / f"contestant_{peer}.py", name, dtype, *arguments]
             yield started(f"{peer} {dtype}", command, told.cores)
@@ -183,7 +184,8 @@ def _contestants(
 @contextlib.contextmanager
 def started(name: str, command: list[Any], threads: int) -> Iterator[Contestant]:
     """A contestant, which ends when the others do."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parents[1])}
+    path = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     process = subprocess.Popen(
         list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
@@ -222,24 +224,26 @@ def _embedded(folder: Path) -> tuple[Path, Path]:
     return folder / "corpus" / "train.en", folder / "corpus" / "train.fr"
 
 
-def peak(kind: torch.dtype) -> float:
+def peak(kind: torch.dtype, device: str) -> float:
     """The best rate at which torch multiplies large matrices of a type here, in operations a second."""
     rates = []
-    for rows, inner, columns in PRODUCTS:
-        left, right = torch.randn(rows, inner).to(kind), torch.randn(columns, inner).to(kind)
+    for rows, inner, columns in PRODUCTS if device == "cpu" else GPU_PRODUCTS:
+        left, right = (torch.randn(size, inner).to(device, kind) for size in (rows, columns))
         seconds = []
         for _ in range(20):
             began = time.perf_counter()
             torch.nn.functional.linear(left, right)
+            workload.settle(device)
             seconds.append(time.perf_counter() - began)
         rates.append(2 * rows * inner * columns / statistics.median(seconds))
     return max(rates)
 
 
-def _machine() -> str:
+def _machine(device: str) -> str:
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     features = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
-    return ", ".join([names[0].partition(":")[2].strip() if names else platform.processor(), *features])
+    names = [names[0].partition(":")[2].strip() if names else platform.processor(), *features]
+    return ", ".join([torch.cuda.get_device_name(), *names] if device == "cuda" else names)
 
 
 def _progress(text: str) -> None:
@@ -259,6 +263,10 @@ def _arguments() -> argparse.Namespace:
         "--shapes", nargs="+", choices=workload.SHAPES, default=list(workload.SHAPES), help="default: all"
     )
     parser.add_argument("--peers", type=Path, help="the virtual environment with the peers; without, ours alone")
+    parser.add_argument(
+        "--against", nargs="+", choices=PEERS["transformer"], default=PEERS["transformer"], help="default: all"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument(
         "--files", nargs=2, type=Path, metavar=("SOURCE", "TARGET"), help="default: the embedded corpus"
     )

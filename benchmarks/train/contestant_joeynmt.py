@@ -69,10 +69,10 @@ def main() -> None:
     torch.manual_seed(1)
     pieces = vocabulary()
     assert len(pieces) == workload.VOCABULARY
-    model = build_model(recipe(workload.SHAPES[told.shape]), pieces, pieces).train()
+    model = build_model(recipe(workload.SHAPES[told.shape]), pieces, pieces).to(told.device).train()
     model.loss_function = ("crossentropy", workload.SMOOTHING)
     optimizer = torch.optim.Adam(model.parameters(), lr=workload.RATE, betas=workload.BETAS, eps=1e-9)
-    autocast = {"device_type": "cpu", "dtype": torch.bfloat16, "enabled": told.dtype == "bfloat16"}
+    autocast = {"device_type": told.device, "dtype": torch.bfloat16, "enabled": told.dtype == "bfloat16"}
 
     def step(pairs: list[workload.Pair]) -> float:
         batch = Batch(
@@ -82,7 +82,7 @@ def main() -> None:
             trg=torch.from_numpy(workload.padded([[workload.BOS, *target] for _, target in pairs])),
             trg_prompt_mask=None,
             indices=torch.arange(len(pairs)),
-            device=torch.device("cpu"),
+            device=torch.device(told.device),
             pad_index=workload.PAD,
             eos_index=workload.EOS,
             is_train=True,
@@ -100,7 +100,7 @@ def main() -> None:
         model.zero_grad()
         return value
 
-    workload.answer(workload.load(told.batches), step)
+    workload.answer(workload.load(told.batches), step, told.device)
 
 
 if __name__ == "__main__":

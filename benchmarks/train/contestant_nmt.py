@@ -83,7 +83,7 @@ def main() -> None:
     keep_few_kernels()
     batches = workload.load(told.batches)
     wanted = recipe(workload.SHAPES[told.shape], told.dtype)
-    device = torch.device("cpu")
+    device = torch.device(told.device)
     with joined() as ranks:
         run: Any = SimpleNamespace(
             recipe=wanted,
@@ -101,10 +101,10 @@ def main() -> None:
 
         def most() -> float:
             ranks.of_first(False)  # there are none any more
-            return ranks.total(workload.memory())[0]
+            return ranks.total(workload.memory(told.device))[0]
 
         if ranks.is_first:
-            workload.answer(batches, step, cpu=lambda: state.position.cpu_seconds, most=most)
+            workload.answer(batches, step, told.device, cpu=lambda: state.position.cpu_seconds, most=most)
         else:
             while ranks.of_first(False)[0]:
                 trainer.step()

@@ -31,6 +31,7 @@ __all__ = [
     "memory",
     "operations",
     "save",
+    "settle",
 ]
 
 #: Rows of the output layer, whatever the corpus has pieces.
@@ -112,17 +113,25 @@ def padded(sequences: list[list[int]], value: int = PAD) -> np.ndarray[Any, np.d
 
 
 def arguments() -> argparse.Namespace:
-    """What a contestant is told: ``shape``, ``dtype``, ``threads`` and the file of ``batches``."""
+    """What a contestant is told: ``shape``, ``dtype``, ``threads``, the file of ``batches`` and the ``device``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("dtype", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("threads", type=int)
     parser.add_argument("batches", type=Path)
+    parser.add_argument("device", choices=("cpu", "cuda"))
     return parser.parse_args()
 
 
-def memory() -> int:
-    """The most bytes that this process has held; where Linux does not tell, with what it was started from."""
+def memory(device: str = "cpu") -> int:
+    """The most bytes that this process has held, in tensors of its GPU where it has one.
+
+    Where Linux does not tell, those of what it was started from are counted in.
+    """
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -131,16 +140,26 @@ def memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def settle(device: str) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 def answer(
     batches: list[list[Pair]],
     step: Callable[[list[Pair]], object],
+    device: str,
     *,
     cpu: Callable[[], float] = time.process_time,
-    most: Callable[[], float] = memory,
+    most: Callable[[], float] | None = None,
 ) -> None:
     """Be a contestant: take steps as told on stdin, batch after batch, and say on stdout what they took.
 
-    ``cpu`` is the clock of processor time, in seconds, ``most`` the peak memory in bytes.
+    ``cpu`` is the clock of processor time, in seconds, ``most`` the peak memory in bytes. What a GPU has been told to
+    do is awaited before a turn is over.
     """
     stream = _endless(batches)
     _say({"ready": True})
@@ -149,8 +168,9 @@ def answer(
         began, cpu_began = time.perf_counter(), cpu()
         for batch in chosen:
             step(batch)
+        settle(device)
         _say({"wall": time.perf_counter() - began, "cpu": cpu() - cpu_began})
-    _say({"memory": most()})
+    _say({"memory": most() if most else memory(device)})
 
 
 def _endless(batches: list[list[Pair]]) -> Iterator[list[Pair]]:
