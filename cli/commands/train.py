@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,12 @@ from nmt_cli import console
 from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, read_recipe, use_threads
 
 __all__ = ["train"]
+
+
+class Preset(StrEnum):
+    """Who chooses a recipe."""
+
+    AUTO = "auto"
 
 
 def train(
@@ -25,6 +32,14 @@ def train(
         str | None,
         typer.Option("--budget", metavar="TIME", help="Train for so long, such as 30m or 2h, and end on time."),
     ] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(
+            "--preset",
+            help="auto: choose a recipe for the corpus and the budget, and keep it as auto.toml in the run folder; "
+            "RECIPE need not be given, or says which corpora.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="RUN", help="The run folder; runs/<the recipe's name> by default.")
     ] = None,
@@ -37,11 +52,11 @@ def train(
     """Train a translation model; the run folder is all that translating needs."""
     began = time.monotonic()
 
-    if recipe is None:
-        recipe = _recipe_of_run(out, resume)
     settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]
-    parsed = read_recipe(recipe, settings, data)
-    folder = out or Path("runs") / recipe.stem
+    if preset is None:
+        recipe = recipe or _recipe_of_run(out, resume)
+        parsed = read_recipe(recipe, settings, data)
+    folder = out or Path("runs") / (recipe.stem if recipe else "auto")
 
     from nmt.distributed import joined
     from nmt.training.session import Session, train
@@ -51,6 +66,10 @@ def train(
     session = Session(folder, resume, force, device, store, began)
     with joined() as ranks:
         with reporting(ranks) as reporter:
+            if preset is not None:
+                from nmt.training.preset import auto
+
+                parsed = auto(recipe, settings, data, session, reporter, ranks)
             best = train(parsed, session, reporter, ranks)
         if not ranks.is_first:
             return

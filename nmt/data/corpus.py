@@ -278,17 +278,11 @@ def _loader(corpus: DatasetsCorpus) -> tuple[str, dict[str, Any]]:
     path = Path(corpus.dataset)
     if not path.is_file():
         return corpus.dataset, {}
-    formats = {
-        ".parquet": "parquet",
-        ".arrow": "arrow",
-        ".csv": "csv",
-        ".tsv": "csv",
-        ".json": "json",
-        ".jsonl": "json",
-    }
-    if path.suffix not in formats:
-        raise ConfigError(f"data set {path}: not one of {', '.join(formats)}, nor a folder, nor the name of a data set")
-    return formats[path.suffix], {"data_files": {corpus.split: str(path)}} | (
+    if path.suffix not in _FORMATS:
+        raise ConfigError(
+            f"data set {path}: not one of {', '.join(_FORMATS)}, nor a folder, nor the name of a data set"
+        )
+    return _FORMATS[path.suffix], {"data_files": {corpus.split: str(path)}} | (
         {"sep": "\t"} if path.suffix == ".tsv" else {}
     )
 
@@ -321,15 +315,24 @@ def with_folder(data: DataConfig, folder: Path) -> DataConfig:
         raise ConfigError(f"--data {folder}: there is no such folder")
     found = {name: _find(folder, names, data) for name, names in _SPLITS.items()}
     if not any(found.values()):
+        there = " and ".join(f".{language}" for language in _languages(folder))
         raise ConfigError(
             f"--data {folder}: has no train, valid or test file ending in .{data.source} and .{data.target}, "
             f"the recipe's data.source and data.target"
+            + (f"; those that it has end in {there}: --set data.source=... --set data.target=..." if there else "")
         )
     train = found.pop("train")
     return data.model_copy(update={"train": () if train is None else (train,), **found})
 
 
 _SPLITS = {"train": ("train",), "valid": VALID_NAMES, "test": ("test",)}
+
+
+def _languages(folder: Path) -> list[str]:
+    """What the files of a folder that are called as those of a corpus end in, compression left out."""
+    names = {name for names in _SPLITS.values() for name in names}
+    parts = [file.name.split(".") for file in folder.iterdir()]
+    return sorted({part[1] for part in parts if len(part) > 1 and part[0] in names})
 
 
 def _find(folder: Path, names: tuple[str, ...], data: DataConfig) -> TextCorpus | None:

@@ -89,6 +89,22 @@ def test_from_a_folder_of_text_to_a_pipe(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_recipe_is_chosen_for_a_corpus_and_a_time(folder: Path) -> None:
+    settings = [f"--set={one}" for one in ("data.source=en", "data.target=fr", "training.precision=float32")]
+    done = nmt(folder, "train", "--preset", "auto", "--data", "corpus", "--budget", "5s", "--out", "run", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "run/auto.toml: the recipe that was chosen, with reasons" in done.stderr
+    chosen = (folder / "run" / "auto.toml").read_text(encoding="utf-8")
+    assert "# Chosen by nmt train --preset auto for 120 sentence pairs, on cpu" in chosen
+    shown = nmt(folder, "config", "run/auto.toml")
+    assert shown.returncode == 0, shown.stderr
+    assert "5.0" in shown.stdout
+    again = nmt(folder, "train", "--preset", "auto", "--out", "run", "--resume")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "leave --preset out" in again.stderr
+
+
+@pytest.mark.slow
 def test_a_budget_of_seconds_is_trained_for_to_the_end_of_the_schedule(folder: Path) -> None:
     done = train(folder, "--out", "run", "--budget", "15s")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,282 @@
+"""A recipe for a corpus and a budget: what one would try first on it, with the reasons beside every choice.
+
+What decides is how much there is to learn from (pieces of target text) and how often the time is enough to see it
+(passes, from the rate of matrix products of this machine). The rules come from runs on Multi30k, of which
+``recipes/README.md`` tells, and where those say nothing from the papers; they give a good first recipe, not the best.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from nmt.config import DataConfig, Recipe, load_recipe, parse_recipe
+from nmt.data.corpus import Pair, read_pairs, with_folder
+from nmt.data.text import count_lines
+from nmt.decoding.translator import pick_device
+from nmt.distributed import ALONE, Ranks
+from nmt.errors import ConfigError, DataError, NmtError
+from nmt.training.precision import resolve_precision
+from nmt.training.report import Reporter
+from nmt.training.session import Session, check
+
+__all__ = ["Choice", "Survey", "auto", "choose", "rate_of", "survey", "to_toml"]
+
+#: What a recipe that was chosen is called in its run folder.
+NAME = "auto.toml"
+
+#: Seconds to train for where nobody says how long.
+DEFAULT_BUDGET = 1800.0
+#: Pairs of each corpus that are looked at to tell how long sentences are.
+SAMPLE = 10_000
+#: Characters of a piece, blanks not counted: where words stand apart, and where a sentence is written in one.
+LETTERS_A_PIECE, SIGNS_A_PIECE = 4.2, 1.5
+#: The share of the rate of large products that training has of it, and seconds of a step that go by whatever its size.
+EFFICIENCY, OVERHEAD = 0.5, 0.02
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How much there is to learn from: sentence pairs, and about how many pieces their targets have, EOS counted."""
+
+    pairs: int
+    pieces: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A key of the recipe, its value, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Transformer of so many layers a side."""
+
+    layers: int
+    width: int
+    feed_forward: int
+    heads: int
+
+    @property
+    def weights(self) -> int:
+        """Weights of both sides, embeddings not counted."""
+        attention, inner = 4 * self.width**2, 2 * self.width * self.feed_forward
+        return self.layers * (3 * attention + 2 * inner)
+
+    def operations(self, vocabulary: int) -> float:
+        """Floating-point operations of a training step, a target piece: two a weight, in three products."""
+        return 6.0 * (self.weights + self.width * vocabulary)
+
+
+SIZES = (Size(2, 128, 256, 4), Size(3, 256, 512, 4), Size(4, 384, 1024, 6), Size(6, 512, 2048, 8))
+#: Weights of a model that a corpus can teach, a piece of it; a model of 4 million learns Multi30k's 450,000 well.
+WEIGHTS_A_PIECE = 15
+#: Pieces that a model has to see, a weight, before a smaller one would have come further in the same time.
+PIECES_A_WEIGHT = 0.5
+#: Vocabularies, and the pieces of a corpus from which on each is worth its cost.
+VOCABULARIES = ((20_000_000, 32000), (3_000_000, 16000), (250_000, 8000), (80_000, 4000), (25_000, 2000), (8_000, 1000))
+#: Passes over the corpus from which on units are dropped with each probability.
+DROPOUTS = ((60, 0.35), (25, 0.3), (8, 0.2))
+#: Passes from which on it is better to send every batch through twice, half as often (R-Drop, Liang et al. 2021).
+CONSISTENT_FROM = 45
+#: Learning rates for batches of 4,096 tokens, by width.
+RATES = {128: 3e-3, 256: 2e-3, 384: 1.5e-3, 512: 1e-3}
+
+
+def auto(
+    path: Path | None,
+    settings: Sequence[str],
+    folder: Path | None,
+    session: Session,
+    reporter: Reporter,
+    ranks: Ranks = ALONE,
+) -> Recipe:
+    """Choose a recipe for the corpora in ``folder`` or in the recipe at ``path``, and keep it as ``auto.toml``.
+
+    ``settings`` as of ``--set`` go before what is chosen; ``training.budget`` among them is the time. With several
+    processes the first chooses for all. Raises ConfigError where the recipe at ``path`` says more than which corpora,
+    and for settings that do not fit what is chosen; DataError for corpora that break their contract.
+    """
+    if session.resume:
+        raise ConfigError("--preset begins a run; one that is gone on with has its recipe: leave --preset out")
+    given = [one for one in settings if one.startswith(("data.", "training.budget="))]
+    base = load_recipe(path, given) if path else parse_recipe("", name="--set", overrides=given)
+    if path and (more := load_recipe(path).model_fields_set - {"data"}):
+        raise ConfigError(
+            f"{path}: says more than which corpora: {', '.join(sorted(more))}; leave that out, or --preset, which "
+            f"chooses it; --set changes single keys of what is chosen"
+        )
+    data = base.data if folder is None else with_folder(base.data, folder)
+    check(base.model_copy(update={"data": data}), session)
+    text = ""
+    if ranks.is_first:
+        seen, device = survey(data), pick_device(session.device)
+        rate = rate_of(device) * ranks.size
+        heading = (
+            f"Chosen by nmt train --preset auto for {seen.pairs:,} sentence pairs, on {device.type} at "
+            f"{rate / 1e9:,.0f} GFLOP/s."
+        )
+        text = to_toml(data, choose(seen, rate, base.training.budget, ranks.size), heading)
+    text = ranks.tell(text)
+    recipe = parse_recipe(text, name="--preset auto", overrides=settings)
+    if ranks.is_first:
+        _keep(text, session.folder / NAME)
+        reporter.note(f"{session.folder / NAME}: the recipe that was chosen, with reasons")
+    return recipe
+
+
+def survey(data: DataConfig) -> Survey:
+    """Count the pairs of the training corpora, weights included, and estimate the pieces of their targets.
+
+    Raises DataError for corpora that cannot be read or have no text.
+    """
+    pairs, pieces = 0.0, 0.0
+    for corpus in data.train:
+        reader = read_pairs(corpus)
+        sample = list(itertools.islice(reader, SAMPLE))
+        number = count_lines(corpus.source) if corpus.format == "text" else len(sample) + sum(1 for _ in reader)
+        pairs += corpus.weight * number
+        pieces += corpus.weight * number * _mean(map(_pieces, sample))
+    if not pieces:
+        raise DataError("data.train: there is no text in it to choose a recipe for")
+    return Survey(round(pairs), round(pieces))
+
+
+def _pieces(pair: Pair) -> float:
+    """About how many pieces a target has."""
+    words = pair.target.split()
+    letters = sum(map(len, words))
+    if not letters:
+        return 0.0
+    written_apart = letters / len(words) < 15
+    return 1.0 + max(len(words), letters / (LETTERS_A_PIECE if written_apart else SIGNS_A_PIECE))
+
+
+def _mean(values: Iterator[float]) -> float:
+    real = [value for value in values if value]
+    return sum(real) / len(real) if real else 0.0
+
+
+def rate_of(device: torch.device) -> float:
+    """Floating-point operations a second of matrix products as training makes them here, measured."""
+    dtype = resolve_precision("auto", device)
+    left, right = (torch.randn(2048, 512, device=device, dtype=dtype) for _ in range(2))
+    best = math.inf
+    for _ in range(8):
+        began = time.perf_counter()
+        product = left @ right.t()
+        float(product[0, 0])  # waits for a GPU
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * 2048 * 512 * 2048 / best
+
+
+def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list[Choice]:
+    """The recipe for a corpus on a machine of ``rate`` operations a second, in ``budget`` seconds; 0 is half an hour.
+
+    Each of so many ``processes`` takes its share of a step's batch.
+    """
+    seconds = budget or DEFAULT_BUDGET
+    vocabulary = next((number for least, number in VOCABULARIES if seen.pieces >= least), 500)
+    size = _size(seen, vocabulary, rate, seconds)
+    passes = _passes(size, seen, vocabulary, rate, seconds)
+    consistent = passes >= CONSISTENT_FROM
+    dropout = 0.25 if consistent else next((share for least, share in DROPOUTS if passes >= least), 0.1)
+    batch = min(4096, max(1024, 2 ** round(math.log2(passes * seen.pieces / 3000))))
+    learning_rate = round(RATES[size.width] * math.sqrt(batch / 4096), 5)
+    part = {"type": "transformer", **vars(size), "dropout": dropout}
+    often = f"each pair is seen about {passes:,.0f} times"
+    chosen = [
+        Choice("tokenizer.vocabulary", vocabulary, f"for about {seen.pieces:,} pieces of target text"),
+        Choice("model.embedding", size.width, "a Transformer's is its width"),
+        Choice("model.embedding_dropout", round(dropout - 0.05, 2), "a little less than between layers"),
+        Choice("model.encoder", part, _reason(size, seen, vocabulary, rate, seconds)),
+        Choice("model.decoder", part, f"dropout: {often}{', twice each time' if consistent else ''}"),
+        Choice("training.budget", _spoken(seconds), "as asked for" if budget else "nobody said how long"),
+        Choice("training.batch_tokens", batch // processes, "small enough for some thousand steps in that time"),
+        Choice("training.learning_rate", learning_rate, "for this width, less for smaller batches"),
+        Choice(
+            "training.schedule", {"type": "linear", "warmup_steps": 600}, "the rate is down to zero as the time ends"
+        ),
+        Choice("training.validation_beam", 1, "greedy search is quick, and ranks checkpoints as a beam does"),
+    ]
+    if consistent:
+        reason = "with so many passes, two over every batch that have to agree teach more than new ones (R-Drop)"
+        chosen.append(Choice("training.consistency", 2.0, reason))
+    return chosen
+
+
+def _spoken(seconds: float) -> str:
+    """``30m`` or ``95s``: as one would say it."""
+    return f"{seconds / 60:g}m" if seconds % 60 == 0 else f"{seconds:g}s"
+
+
+def _size(seen: Survey, vocabulary: int, rate: float, seconds: float) -> Size:
+    """The largest size that the corpus can teach and the time can train; the smallest where none is."""
+    fit = SIZES[0]
+    for size in SIZES:
+        met = _passes(size, seen, vocabulary, rate, seconds) * seen.pieces
+        if size.weights <= WEIGHTS_A_PIECE * seen.pieces and met >= PIECES_A_WEIGHT * size.weights:
+            fit = size
+    return fit
+
+
+def _reason(size: Size, seen: Survey, vocabulary: int, rate: float, seconds: float) -> str:
+    """Why not the next larger size."""
+    here = f"{size.weights / 1e6:.1f} million weights beside the embeddings"
+    if size is SIZES[-1]:
+        return f"{here}, the size of the paper's base model: there is text and time enough for it"
+    larger = SIZES[SIZES.index(size) + 1]
+    if larger.weights > WEIGHTS_A_PIECE * seen.pieces:
+        return f"{here}: {larger.weights / 1e6:.1f} million would learn this much text by heart"
+    met = _passes(larger, seen, vocabulary, rate, seconds) * seen.pieces
+    return f"{here}: {larger.weights / 1e6:.1f} million would see {met / 1e6:.1f} million pieces in that time, too few"
+
+
+def _passes(size: Size, seen: Survey, vocabulary: int, rate: float, seconds: float) -> float:
+    """How often the corpus is seen in the time, steps of 2,048 pieces assumed."""
+    a_piece = size.operations(vocabulary) / (rate * EFFICIENCY) + OVERHEAD / 2048
+    return seconds / a_piece / seen.pieces
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def to_toml(data: DataConfig, choices: list[Choice], heading: str) -> str:
+    """A recipe as TOML, every choice with its reason above it."""
+    lines = [f"# {heading}", ""]
+    plain = data.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    lines += tomli_w.dumps({"data": plain}).splitlines()
+    for part, group in itertools.groupby(choices, lambda choice: choice.key.partition(".")[0]):
+        lines += ["", f"[{part}]"]
+        for choice in group:
+            lines += [f"# {choice.reason}", f"{choice.key.partition('.')[2]} = {_value(choice.value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    """A value in one line of TOML."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
+
+
+def _keep(text: str, path: Path) -> None:
+    """Write the recipe to a file in a folder that need not be there. Raises NmtError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise NmtError(f"{path}: the recipe cannot be written: {error.strerror}") from error

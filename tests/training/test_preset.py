@@ -1,0 +1,149 @@
+"""The recipe that is chosen for a corpus and a time: what it grows with, and which reason stands by which value."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from nmt.config import DataConfig, Recipe, TextCorpus, TransformerEncoder, TsvCorpus, parse_recipe
+from nmt.data.corpus import with_folder
+from nmt.errors import ConfigError, DataError
+from nmt.models import build
+from nmt.training.preset import SIZES, Survey, auto, choose, rate_of, survey, to_toml
+from nmt.training.report import SilentReporter
+from nmt.training.session import Session
+
+FAST, SLOW = 500e9, 50e9
+MULTI30K = Survey(29_000, 450_000)
+
+
+def chosen(seen: Survey, rate: float, budget: float, processes: int = 1) -> Recipe:
+    """The choice as the recipe that is read back."""
+    return parse_recipe(to_toml(DataConfig(), choose(seen, rate, budget, processes), "why"))
+
+
+def width(recipe: Recipe) -> int:
+    assert isinstance(recipe.model.encoder, TransformerEncoder)
+    return recipe.model.encoder.width
+
+
+@pytest.mark.parametrize("pairs", [10, 1_000, 29_000, 1_000_000, 100_000_000])
+@pytest.mark.parametrize("rate", [1e9, SLOW, FAST, 1e14])
+@pytest.mark.parametrize("budget", [0.0, 1.0, 600.0, 86_400.0])
+def test_whatever_there_is_a_recipe_comes_of_it(pairs: int, rate: float, budget: float) -> None:
+    recipe = chosen(Survey(pairs, 15 * pairs), rate, budget)
+    assert recipe.training.budget == (budget or 1800)
+    assert recipe.model.encoder.dropout == recipe.model.decoder.dropout
+
+
+def test_more_time_and_more_text_make_larger_models() -> None:
+    by_time = [width(chosen(Survey(10**6, 15 * 10**6), FAST, budget)) for budget in (60.0, 600.0, 3600.0, 1e6)]
+    by_text = [width(chosen(Survey(pairs, 15 * pairs), FAST, 1e6)) for pairs in (100, 29_000, 100_000, 10**6)]
+    for widths in (by_time, by_text):
+        assert widths == sorted(widths)
+        assert (widths[0], widths[-1]) == (128, 512)
+
+
+def test_the_more_often_pairs_are_seen_the_more_is_dropped_until_passes_have_to_agree() -> None:
+    recipes = [chosen(MULTI30K, SLOW, budget) for budget in (4000.0, 8000.0, 20_000.0, 36_000.0)]
+    assert [recipe.model.encoder.dropout for recipe in recipes] == [0.1, 0.2, 0.3, 0.25]
+    assert [recipe.training.consistency for recipe in recipes] == [0, 0, 0, 2]
+    assert {width(recipe) for recipe in recipes} == {256}
+
+
+def test_small_corpora_get_small_vocabularies() -> None:
+    sizes = [
+        chosen(Survey(pairs, 15 * pairs), FAST, 600.0).tokenizer.vocabulary for pairs in (10, 1_000, 10_000, 10**7)
+    ]
+    assert sizes == [500, 1000, 4000, 32000]
+
+
+def test_processes_share_the_batch() -> None:
+    alone, shared = chosen(MULTI30K, SLOW, 3600.0), chosen(MULTI30K, SLOW, 3600.0, 2)
+    assert 2 * shared.training.batch_tokens == alone.training.batch_tokens
+    assert shared.training.learning_rate == alone.training.learning_rate
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_have_the_weights_of_the_models_that_are_built(size: object) -> None:
+    part = {"type": "transformer", **vars(size)}
+    recipe = Recipe.model_validate({"model": {"encoder": part, "decoder": part, "embedding": part["width"]}})
+    with torch.device("meta"):
+        model = build(recipe.model, 100, 100)
+    weights = sum(one.numel() for name, one in model.named_parameters() if one.ndim == 2 and "embedding" not in name)
+    assert vars(size) and getattr(size, "weights") == weights  # noqa: B009
+
+
+def test_every_choice_stands_under_its_reason() -> None:
+    choices = choose(MULTI30K, FAST, 3600.0)
+    lines = to_toml(DataConfig(source="en", target="de"), choices, "Why.").splitlines()
+    assert lines[0] == "# Why."
+    for choice in choices:
+        (at,) = (i for i, line in enumerate(lines) if line.startswith(f"{choice.key.partition('.')[2]} = "))
+        assert lines[at - 1] == f"# {choice.reason}"
+
+
+def test_pieces_are_about_as_many_as_a_tokenizer_makes(corpus: Path, tmp_path: Path) -> None:
+    seen = survey(with_folder(DataConfig(source="en", target="fr"), corpus))
+    words = [line.split() for line in (corpus / "train.fr").read_text(encoding="utf-8").splitlines()]
+    assert seen.pairs == 120
+    assert sum(map(len, words)) < seen.pieces < 2 * sum(map(len, words)) + 120
+    (tmp_path / "two.tsv").write_text(
+        "a\t\u4f60\u597d\u4e16\u754c\u4f60\u597d\u4e16\u754c\u4f60\u597d\u4e16\u754c\u4f60\u597d\u4e16\u754c\nb\t\n",
+        encoding="utf-8",
+    )
+    tsv = TsvCorpus(format="tsv", path=tmp_path / "two.tsv", weight=3)
+    assert survey(DataConfig(train=(tsv,))) == Survey(6, round(6 * (1 + 16 / 1.5)))
+
+
+def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
+    for side in "ab":
+        (tmp_path / side).write_text("\n\n")
+    with pytest.raises(DataError, match="no text in it to choose a recipe for"):
+        survey(DataConfig(train=(TextCorpus(source=tmp_path / "a", target=tmp_path / "b"),)))
+
+
+def test_the_rate_is_that_of_a_machine() -> None:
+    assert 1e8 < rate_of(torch.device("cpu")) < 1e16
+
+
+def test_settings_go_before_what_is_chosen(corpus: Path, tmp_path: Path) -> None:
+    languages = ("data.source=en", "data.target=fr")
+    session = Session(tmp_path / "run", device="cpu")
+    recipe = auto(None, [*languages, "training.budget=5m", "training.seed=7"], corpus, session, SilentReporter())
+    assert (recipe.training.budget, recipe.training.seed) == (300, 7)
+    kept = (tmp_path / "run" / "auto.toml").read_text(encoding="utf-8")
+    assert parse_recipe(kept, overrides=["training.seed=7"]) == recipe
+    with pytest.raises(ConfigError, match=r"width 64 must equal model\.embedding"):
+        auto(None, [*languages, "model.encoder.width=64"], corpus, Session(tmp_path / "other"), SilentReporter())
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_recipe_beside_it_says_which_corpora_and_no_more(corpus: Path, tmp_path: Path) -> None:
+    path = tmp_path / "corpora.toml"
+    parts = [
+        f'{split} = {{ source = "{corpus}/{split}.en", target = "{corpus}/{split}.fr" }}'
+        for split in ("train", "valid")
+    ]
+    path.write_text("\n".join(["[data]", *parts]), encoding="utf-8")
+    recipe = auto(path, [], None, Session(tmp_path / "run", device="cpu"), SilentReporter())
+    assert recipe.data.train[0] == TextCorpus(source=corpus / "train.en", target=corpus / "train.fr")
+    path.write_text(path.read_text(encoding="utf-8") + "\n[training]\nmax_steps = 5\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="says more than which corpora: training"):
+        auto(path, [], None, Session(tmp_path / "other"), SilentReporter())
+
+
+def test_what_stops_a_training_stops_the_choice(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"end in \.en and \.fr: --set data\.source=... --set data\.target=..."):
+        auto(None, [], corpus, Session(tmp_path / "run"), SilentReporter())
+    with pytest.raises(ConfigError, match=r"no data\.train"):
+        auto(None, [], None, Session(tmp_path / "run"), SilentReporter())
+    with pytest.raises(ConfigError, match="leave --preset out"):
+        auto(None, [], corpus, Session(tmp_path / "run", resume=True), SilentReporter())
+
+
+def test_all_sizes_differ() -> None:
+    assert all(one.weights < other.weights for one, other in itertools.pairwise(SIZES))
