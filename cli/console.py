@@ -81,7 +81,8 @@ class Progress:
         with Progress("tokenizing", unit="pairs") as progress:
             prepare(..., progress=progress)
 
-    ``extra`` is shown behind the counts, such as the loss.
+    ``extra`` is shown behind the counts, such as the loss. ``left`` are the seconds left where somebody knows better
+    than that things will go on at the rate that they had.
     """
 
     def __init__(self, label: str, total: int | None = None, *, unit: str = "", interval: float = 0.1) -> None:
@@ -90,6 +91,7 @@ class Progress:
         self.unit = unit
         self.interval = interval
         self.extra = ""
+        self.left: float | None = None
         self.done = 0
         self._first: tuple[int, float] | None = None
         self._drawn_at = 0.0
@@ -132,8 +134,9 @@ class Progress:
             parts.append(self.extra)
         if rate > 0:
             parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
-        if self.total and rate > 0:
-            parts.append(f"{_clock((self.total - self.done) / rate)} left")
+        left = (self.total - self.done) / rate if self.total and rate > 0 and self.left is None else self.left
+        if left is not None:
+            parts.append(f"{_clock(left)} left")
         return "  ".join(parts)
 
     def clear(self) -> None:

@@ -63,6 +63,10 @@ class TerminalReporter:
         """So many pairs have been read and tokenised."""
         self._pairs(done, total)
 
+    def expects(self, seconds: float | None) -> None:
+        """The training will take so much longer."""
+        self._steps.left = seconds
+
     def stepped(self, report: StepReport, total: int | None) -> None:
         """A step is done."""
         self._steps.extra = f"loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s"

@@ -235,6 +235,7 @@ class Trainer:
             waiting=interval.waiting / max(interval.seconds, 1e-9),
             memory=most_memory(self.device),
         )
+        self.reporter.expects(self.pace.seconds_left(position))
         self.reporter.stepped(report, self.pace.total_steps(position))
         if position.step % self.config.log_every == 0:
             self._record("train", report)

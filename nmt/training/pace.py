@@ -50,10 +50,20 @@ class StepPace:
         return position.step % self.config.save_every == 0
 
     def stepped(self, position: Position, seconds: float) -> None:
-        """Steps are counted, not timed."""
+        """Learn the speed of this machine, to tell how long it will take."""
+        _timed(position, seconds)
 
     def validated(self, position: Position, seconds: float) -> None:
-        """Steps are counted, not timed."""
+        """Learn what a validation costs."""
+        position.validation_seconds = seconds
+
+    def seconds_left(self, position: Position) -> float | None:
+        """How long it will take; None while the speed is unknown. What a validation costs is learnt from the first."""
+        if (each := _seconds_a_step(position)) is None:
+            return None
+        every, last = self.config.validate_every, self.config.max_steps
+        validations = last // every - position.validated // every + (last % every > 0) + (self.config.average > 1)
+        return max(0, last - position.step) * each + validations * position.validation_seconds
 
 
 class TimePace:
@@ -68,10 +78,8 @@ class TimePace:
 
     def total_steps(self, position: Position) -> int | None:
         """The steps done and those that the time left is enough for, at the speed so far; None while it is unknown."""
-        measured = position.timed_steps - COLD_STEPS
-        if measured <= 0:
+        if (each := _seconds_a_step(position)) is None:
             return None
-        each = position.timed_seconds / measured
         return max(position.step, 1) + int(self._time_for_steps(position) / each)
 
     def is_over(self, position: Position) -> bool:
@@ -92,15 +100,17 @@ class TimePace:
         """Learn the speed of this machine."""
         if not position.timed_steps:
             position.validated_at = position.seconds  # the first validation is awaited from here
-        position.timed_steps += 1
-        if position.timed_steps > COLD_STEPS:
-            position.timed_seconds += seconds
+        _timed(position, seconds)
 
     def validated(self, position: Position, seconds: float) -> None:
         """Learn what a validation costs; the next comes when it can be paid for."""
         # Validations get shorter as translations get better, never much longer.
         position.validation_seconds = seconds
         position.validated_at = position.seconds
+
+    def seconds_left(self, position: Position) -> float | None:
+        """What is left of the budget."""
+        return max(0.0, self.budget - position.seconds)
 
     def _next_validation(self, position: Position) -> float:
         return position.validated_at + self._distance(position)
@@ -123,6 +133,19 @@ class TimePace:
         first = max(0.0, self._next_validation(position) - position.seconds)
         validations = 0 if left < first else 1 + int((left - first) / self._distance(position))
         return max(0.0, left - validations * position.validation_seconds)
+
+
+def _timed(position: Position, seconds: float) -> None:
+    """Add a step to those that tell the speed."""
+    position.timed_steps += 1
+    if position.timed_steps > COLD_STEPS:
+        position.timed_seconds += seconds
+
+
+def _seconds_a_step(position: Position) -> float | None:
+    """The mean so far; None while all steps were cold ones."""
+    measured = position.timed_steps - COLD_STEPS
+    return position.timed_seconds / measured if measured > 0 else None
 
 
 Pace = StepPace | TimePace

@@ -79,6 +79,10 @@ class Reporter(Protocol):
         """A step is done, of so many where that is known; ``report`` covers the steps since the last logged one."""
         ...
 
+    def expects(self, seconds: float | None) -> None:
+        """The training will take so much longer; None where that cannot be told yet."""
+        ...
+
     def validated(self, report: ValidationReport) -> None:
         """A validation is done."""
         ...
@@ -97,6 +101,9 @@ class SilentReporter:
         """Say nothing."""
 
     def stepped(self, report: StepReport, total: int | None) -> None:
+        """Say nothing."""
+
+    def expects(self, seconds: float | None) -> None:
         """Say nothing."""
 
     def validated(self, report: ValidationReport) -> None:

@@ -64,7 +64,7 @@ class Position:
     no bound.
     Steps, tokens and seconds count from the run's beginning; ``skipped_in_a_row`` are the last steps, and ``waited``
     the last validations without improvement. ``timed_steps`` to ``saved_at``, in seconds of the run, is what
-    :class:`~nmt.training.pace.TimePace` goes by; ``spent`` is the budget with which the run came to its end.
+    :mod:`nmt.training.pace` goes by; ``spent`` is the budget with which the run came to its end.
     """
 
     step: int = 0

@@ -133,3 +133,14 @@ def test_a_closed_stderr_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
     console.note("nobody hears")
+
+
+def test_who_knows_how_long_it_will_take_is_believed() -> None:
+    progress = console.Progress("training", 100, unit="steps")
+    progress(0)
+    progress(10)
+    assert progress._first is not None
+    began = progress._first[1]
+    assert progress.text(began + 20).endswith("3:00 left")
+    progress.left = 3661.0
+    assert progress.text(began + 20).endswith("1:01:01 left")

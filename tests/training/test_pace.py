@@ -34,25 +34,27 @@ class Simulation:
         head: float = 0.0,
         resumed: bool = False,
     ) -> None:
-        self.pace, self.schedule = TimePace(training), Schedule(training)
+        self.pace, self.schedule = new_pace(training), Schedule(training)
         self.position = Position(seconds=float(head))
         self.rates: list[float] = []
         self.validations: list[float] = []
         self.saves: list[float] = []
+        self.expected: list[tuple[float, float | None]] = []
         validated = -1
         while not self.pace.is_over(self.position) or validated != self.position.step:
             if not self.pace.is_over(self.position):
                 self.position.step += 1
                 self.rates.append(self.schedule.learning_rate(self.position.step, self.pace.total_steps(self.position)))
                 self.spend(float(step_seconds(self.position.step)))
+                self.expected.append((self.position.seconds, self.pace.seconds_left(self.position)))
             if self.pace.is_over(self.position) or self.pace.validates(self.position):
                 self.validate(float(validation_seconds(self.position.seconds)))
-                validated = self.position.step
+                validated = self.position.validated = self.position.step
             if self.pace.saves(self.position):
                 self.saves.append(self.position.seconds)
                 self.position.saved_at = self.position.seconds
             if resumed:
-                self.pace, self.position = TimePace(training), Position(**asdict(self.position))
+                self.pace, self.position = new_pace(training), Position(**asdict(self.position))
         if training.average > 1:
             self.validate(float(validation_seconds(self.position.seconds)))
 
@@ -171,3 +173,26 @@ def test_a_budget_may_be_given_with_its_unit(text: str | int, seconds: float) ->
 def test_a_budget_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="budget"):
         config(budget=text)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("average", [0, 3])
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 1000, "validate_every": 100}, {"max_steps": 730, "validate_every": 400}, {"budget": 1000}]
+)
+def test_how_long_it_will_take_is_known_within_a_fifth_from_a_twentieth_on(
+    length: dict[str, int], average: int, resumed: bool
+) -> None:
+    run = Simulation(config(average=average, **length), uneven(2, 1), lambda now: 12.0, 5.0, resumed)
+    end = run.position.seconds
+    told = [(seconds, left) for seconds, left in run.expected if 0.05 * end <= seconds]
+    assert len(told) > 500
+    for seconds, left in told:
+        assert left is not None
+        assert left == pytest.approx(end - seconds, rel=0.2, abs=15)
+
+
+def test_nobody_knows_how_long_it_will_take_before_the_machine_is_warm() -> None:
+    run = Simulation(config(max_steps=20, validate_every=10), lambda step: 1.0, lambda now: 2.0)
+    assert [left is None for _, left in run.expected] == [True] * 5 + [False] * 15
+    assert run.expected[-1][1] == 2.0
