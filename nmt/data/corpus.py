@@ -109,9 +109,9 @@ def read_chunks(corpus: AnyCorpus, size: int, start: int = 0) -> Iterator[Chunk]
         return
     pairs = itertools.islice(read_pairs(corpus), start, None)
     while some := list(itertools.islice(pairs, size)):
-        source, target = ("\n".join(side).encode() for side in zip(*((one.source, one.target) for one in some)))
+        source, target = "\n".join(one.source for one in some), "\n".join(one.target for one in some)
+        yield Chunk(source.encode(), target.encode(), start + 1, None)
         start += len(some)
-        yield Chunk(source, target, start - len(some) + 1, None)
 
 
 def describe(corpus: AnyCorpus) -> str:

@@ -17,7 +17,17 @@ from nmt.config import DataConfig
 from nmt.data.corpus import Chunk, Pair, describe, read_chunks, read_pairs
 from nmt.data.ragged import Numbers
 
-__all__ = ["REASONS", "FilterReport", "Filters", "HashSet", "Overlap", "find_overlaps", "hash_texts", "is_blank", "judge"]
+__all__ = [
+    "REASONS",
+    "FilterReport",
+    "Filters",
+    "HashSet",
+    "Overlap",
+    "find_overlaps",
+    "hash_texts",
+    "is_blank",
+    "judge",
+]
 
 REASONS = {
     "blank": "with a blank side",
@@ -76,11 +86,12 @@ class Filters:
         counts = np.bincount(reasons, minlength=len(REASONS) + 1)
         for reason, number in _NUMBERS.items():
             self.report.dropped[reason] += int(counts[number])
-        return reasons == 0
+        keep: npt.NDArray[np.bool_] = reasons == 0
+        return keep
 
 
 def judge(source: Numbers, target: Numbers, data: DataConfig) -> Reasons:
-    """Why each of some tokenised pairs, of so many tokens a side, is dropped: numbers of :data:`REASONS`, 0 for kept."""
+    """Why each of some pairs, of so many tokens a side, is dropped: which of :data:`REASONS`, from 1, or 0 for none."""
     longer, shorter = np.maximum(source, target), np.minimum(source, target)
     reasons = np.zeros(len(source), dtype=np.uint8)
     if data.max_ratio:

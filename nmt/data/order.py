@@ -38,7 +38,7 @@ class Epoch:
         self._order = Permutation(self.size, random)
 
     def rows(self, first: int, last: int) -> tuple[Numbers, Numbers]:
-        """The rows at the places from ``first`` to ``last`` (excluded), and the how manieth time each is seen, from 0."""
+        """The rows at the places from ``first`` to ``last`` (excluded), and how often each was seen before."""
         items = self._order(np.arange(first, min(last, self.size)))
         rows, times = np.empty_like(items), np.empty_like(items)
         of_corpus = np.searchsorted(self._stops, items, side="right")

@@ -176,7 +176,7 @@ def serve() -> None:
         preparer = Preparer(DataConfig.model_validate(head["data"]), Tokenizers(source, *(others or [source])))
         while True:
             head, sides = _receive(asked)
-            chunk = Chunk(*(side.tobytes() for side in sides), head["first"], head["names"])
+            chunk = Chunk(sides[0].tobytes(), sides[1].tobytes(), head["first"], head["names"])
             try:
                 one = preparer(chunk)
             except Exception as error:

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +30,7 @@ from nmt.data.tokenizer import Tokenizers
 from nmt.data.workers import Workers
 from nmt.errors import DataError
 
-__all__ = ["FORMAT", "SIDES", "Progress", "build", "read_manifest", "write_json"]
+__all__ = ["FORMAT", "SIDES", "Progress", "build", "read_manifest", "write_whole"]
 
 FORMAT = 2
 CHUNK = 4096
@@ -155,9 +155,9 @@ class _Writer:
             new = self.filters.seen.add(one.hashes)
             self._files[SEEN].write(one.hashes[new].tobytes())
         keep = self.filters.keep(one.read, one.reasons, new)
-        columns = (one.source_ids, one.target_ids, one.source_text, one.target_text)
+        columns = [one.source_ids, one.target_ids, one.source_text, one.target_text]
         if not keep.all():
-            columns = tuple(column.select(keep) for column in columns)
+            columns = [column.select(keep) for column in columns]
         for column, things in zip((*self._ids, *self._texts), columns, strict=True):
             column.write(things)
         source, target = (ids.lengths for ids in columns[:2])
@@ -174,7 +174,7 @@ class _Writer:
     def _finish_part(self) -> None:
         self.sync()
         self.journal.report = asdict(self.filters.report)
-        write_json(self.folder / "journal.json", asdict(self.journal))
+        write_whole(self.folder / "journal.json", json.dumps(asdict(self.journal)).encode())
         self._since = 0
 
     def sync(self) -> None:
@@ -185,9 +185,7 @@ class _Writer:
             self.journal.sizes[name] = file.tell()
 
 
-def _write(
-    folder: Path, data: DataConfig, tokenizers: Tokenizers, workers: int, progress: Progress | None
-) -> None:
+def _write(folder: Path, data: DataConfig, tokenizers: Tokenizers, workers: int, progress: Progress | None) -> None:
     """Write the files of a store into ``folder``, from where its journal stands."""
     total = _total(data)
     with contextlib.ExitStack() as stack:
@@ -211,7 +209,7 @@ def _write(
         "longer": journal.longer,
         "report": asdict(report),
     }
-    write_json(folder / "manifest.json", manifest)
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
 def _chunks(data: DataConfig, first: int, start: int) -> Iterator[tuple[int, Chunk]]:
@@ -224,7 +222,7 @@ def _chunks(data: DataConfig, first: int, start: int) -> Iterator[tuple[int, Chu
 
 def _prepared(
     chunks: Iterator[tuple[int, Chunk]], data: DataConfig, tokenizers: Tokenizers, workers: int
-) -> Iterator[tuple[int, Prepared]]:
+) -> Generator[tuple[int, Prepared], None, None]:
     """The chunks prepared, in order, by other processes where there are enough of them to be worth it."""
     head = list(itertools.islice(chunks, FEW // CHUNK)) if workers > 1 else []
     if workers > 1 and len(head) == FEW // CHUNK:
@@ -254,11 +252,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     raise DataError(f"{folder}: not a whole store of token ids: its files are not of the sizes they were written in")
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there, and is on the disk when this returns."""
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
