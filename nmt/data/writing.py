@@ -161,8 +161,8 @@ class _Writer:
         for column, things in zip((*self._ids, *self._texts), columns, strict=True):
             column.write(things)
         source, target = (ids.lengths for ids in columns[:2])
-        longest = journal.longest
-        journal.longest = [max(longest[0], *source.tolist()), max(longest[1], *target.tolist())]
+        longest = zip((source, target), journal.longest, strict=True)
+        journal.longest = [int(lengths.max(initial=most)) for lengths, most in longest]
         journal.longer += int(np.maximum(source, target).sum())
         journal.rows[corpus] += int(np.count_nonzero(keep))
         journal.pairs = one.read + (journal.pairs if corpus == journal.corpus else 0)
