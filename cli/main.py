@@ -37,6 +37,7 @@ VERBS = {
     "demo": "Train, score and look at a model on the embedded corpus.",
     "synth": "Write an English-French corpus with gold word links.",
     "tokenize": "Train subword tokenizers, encode and decode with them.",
+    "prepare": "Tokenise a recipe's corpora ahead of training.",
     "train": "Train a model by a recipe.",
     "translate": "Translate lines of text.",
     "evaluate": "Score translations: BLEU, chrF, TER.",

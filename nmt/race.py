@@ -15,10 +15,11 @@ from pathlib import Path
 
 from nmt.alignment.plot import FAINT, INK, check_picture_path, save_figure
 from nmt.config import Recipe
+from nmt.data.ahead import prepare_ahead
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import ConfigError, DivergedError, Interrupted
 from nmt.training.report import Reporter, read_log
-from nmt.training.session import Session, check, prepare_ahead, train
+from nmt.training.session import Session, check, train
 from nmt.training.summary import RunSummary, summarize
 
 __all__ = ["Standing", "draw_race", "names_of", "race", "table"]
@@ -90,7 +91,7 @@ def race(
             reporter.note(f"{lane.name}, seed {lane.recipe.training.seed}: run {number} of {len(lanes)}")
             with ranks.first_leads():
                 if ranks.is_first and lane.data not in ready:
-                    prepare_ahead(lane.recipe, session.store, reporter)
+                    prepare_ahead(lane.recipe, session.kept, note=reporter.note, progress=reporter.prepared)
                     ready.add(lane.data)
             try:
                 train(lane.recipe, lane.session, reporter, ranks)

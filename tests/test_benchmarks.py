@@ -42,6 +42,16 @@ def test_the_operations_of_recurrent_shapes_go_by_their_weights(name: str) -> No
     assert counted == pytest.approx(by_weights, rel=0.15)  # bridges run once a sentence, maxout is twice as wide
 
 
+def test_preparing_is_measured(corpus: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.prepare", "--files", corpus / "train.en", corpus / "train.fr"]
+    small = {"--sample": 200, "--small": 50, "--pairs": 300, "--pieces": 330, "--cores": 1, "--turns": 1, "--steps": 1}
+    options = [str(part) for option in small.items() for part in option]
+    done = subprocess.run([*map(str, command), *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^preparing is [\d.]+ x SentencePiece by the clock", done.stdout, re.MULTILINE)
+    assert re.search(r"^300 pairs take [+-][\d,]+ MiB and [+-][\d.]+ s to the first step", done.stdout, re.MULTILINE)
+
+
 def test_training_is_measured(corpus: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.train", "--shapes", "tiny", "luong-plain", "--pieces", "300"]
     small = ["--files", corpus / "train.en", corpus / "train.fr", "--tokens", "64", "--turns", "2", "--steps", "1"]

@@ -26,6 +26,7 @@ case $1 in
     train) set -- "$@" --set tokenizer.vocabulary=500 --set training.max_steps=3 --set training.validate_every=3 \\
         --set decoding.max_ratio=1 --set decoding.max_extra=2
         case "$*" in *--budget*) set -- "$@" --budget 1s ;; esac ;;
+    prepare) set -- "$@" --set tokenizer.vocabulary=500 ;;
     race) set -- "$@" --budget 1s --seeds 1 --set tokenizer.vocabulary=500 --set decoding.max_ratio=1 \\
         --set decoding.max_extra=2 ;;
 esac

@@ -61,12 +61,12 @@ class Dealer:
     def __init__(self, batches: list[list[workload.Pair]], processes: int) -> None:
         self.batches, self.processes = batches, processes
 
-    def plan(self, epoch: int, start: int = 0) -> Iterator[Callable[[], Batch]]:
-        """Every batch, to be made by a call."""
+    def plan(self, epoch: int, start: int = 0) -> Iterator[tuple[int, Callable[[], Batch]]]:
+        """Every batch, to be made by a call; where one could go on does not matter."""
         assert start == 0
         for batch in itertools.cycle(self.batches):
             for share in range(self.processes):
-                yield functools.partial(made, batch[share :: self.processes])
+                yield 0, functools.partial(made, batch[share :: self.processes])
 
 
 def made(pairs: list[workload.Pair]) -> Batch:

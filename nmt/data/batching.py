@@ -1,23 +1,22 @@
 """Batches: sentence pairs as padded id tensors, and the order in which training meets them.
 
 The order is a pure function of the seed and the epoch: which batch comes when, and with subword sampling how each
-sentence is cut, depend on nothing that happened before. A run that is resumed at (epoch, batch) therefore goes on as if
-it had never stopped. Random numbers are Philox's raw ones, which no version of numpy draws otherwise.
+sentence is cut, depend on nothing that happened before. A run that is resumed at (epoch, place) therefore goes on as if
+it had never stopped.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from nmt.data.order import Epoch, mix, random_of, shuffled
 from nmt.data.ragged import Numbers, Ragged
 from nmt.data.store import Store
 from nmt.data.tokenizer import Tokenizers
@@ -115,16 +114,19 @@ def _assemble(source: Ragged, target: Ragged, rows: Numbers, special: tuple[int,
 
 
 class BatchSource:
-    """The batches of each epoch, by number.
+    """The batches of each epoch, in an order of which every place can be had at once.
 
     A batch holds as many rows as fit: rows times the longest side, EOS counted, is at most ``batch_tokens``, and there
-    is at least one row. The rows of an epoch are shuffled and cut into windows of :data:`WINDOW` batches' worth; in a
-    window rows of like target and source length make a batch, and the batches are shuffled. A corpus of weight w is
-    seen w times an epoch: a fraction of it is drawn anew each epoch.
+    is at least one row. The rows of an epoch are shuffled (:class:`~nmt.data.order.Epoch`) and cut into windows of
+    :data:`WINDOW` batches' worth; in a window, which is all that is ever held of the corpora, rows of like target and
+    source length make a batch, and the batches are shuffled. A corpus of weight w is seen w times an epoch: a fraction
+    of it is drawn anew each epoch.
 
     With ``sampling`` > 0 (``tokenizer.sampling`` in the recipe) each sentence is cut anew each time it is seen, and
-    batches are made by the lengths that come out, so that the budget holds. To begin in the middle of an epoch the
-    sentences before are then cut again, some ten thousand a second; without sampling it takes no time.
+    batches are made by the lengths that come out, so that the budget holds.
+
+    A place in an epoch is a number: 0 is its beginning, and each batch says which one comes after it, the number of
+    rows in the windows before plus that of the batches before in its own. To begin anywhere one window is read.
     """
 
     def __init__(
@@ -134,49 +136,42 @@ class BatchSource:
         self.batch_tokens, self.seed, self.sampling = batch_tokens, seed, sampling
         target = tokenizers.target
         self._special = (target.pad_id, target.bos_id, target.eos_id)
-        mean = float(np.maximum(store.source.lengths, store.target.lengths).mean()) + 1
-        self._window = max(1, int(WINDOW * batch_tokens / mean))
-        self._counted: tuple[int, int] | None = None
-
-    def num_batches(self, epoch: int) -> int:
-        """How many batches an epoch has; with sampling all of it is cut to know."""
-        if self._counted is None or self._counted[0] != epoch:
-            self._counted = epoch, sum(len(batches) for _, batches in self._windows(epoch))
-        return self._counted[1]
+        self._window = max(1, int(WINDOW * batch_tokens / (store.mean_length + 1)))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number ``start`` on."""
-        return (make() for make in self.plan(epoch, start))
+        """The batches of an epoch from place ``start`` on."""
+        return (make() for _, make in self.plan(epoch, start))
 
-    def plan(self, epoch: int, start: int = 0) -> Iterator[Callable[[], Batch]]:
-        """The same batches, each to be made by a call: who wants one in two need not make the other."""
-        for window, batches in self._windows(epoch):
-            for members in batches[start:]:
-                yield functools.partial(window.batch, members, self._special)
-            start = max(0, start - len(batches))
+    def plan(self, epoch: int, start: int = 0) -> Iterator[tuple[int, Callable[[], Batch]]]:
+        """The same batches, each to be made by a call: who wants one in two need not make the other.
 
-    def _windows(self, epoch: int) -> Iterator[tuple[_Window, list[Numbers]]]:
-        """The windows of an epoch, each with its batches: which of its sentences go together."""
-        places = _epoch_places(self.store, _random(self.seed, epoch))
-        for number, first in enumerate(range(0, len(places), self._window), 1):
-            chosen = places[first : first + self._window]
-            rows = chosen % len(self.store)
-            if self.sampling:
-                window = _Window(rows, np.arange(len(rows)), *self._cut_anew(chosen, epoch))
-            else:
-                window = _Window(rows, rows, self.store.source, self.store.target)
-            random = _random(self.seed, epoch, number)
-            batches = _bucket(*window.lengths, self.batch_tokens, random)
-            yield window, [batches[i] for i in _shuffled(random, len(batches))]
+        Beside each stands the place after it.
+        """
+        order = Epoch(self.store.corpora, random_of(self.seed, epoch))
+        number, done = divmod(start, self._window)
+        for first in range(number * self._window, order.size, self._window):
+            window, batches = self._read(order, epoch, first)
+            for count, members in enumerate(batches[done:], done + 1):
+                after = first + (count if count < len(batches) else self._window)
+                yield after, functools.partial(window.batch, members, self._special)
+            done = 0
 
-    def _cut_anew(self, places: Numbers, epoch: int) -> tuple[Ragged, Ragged]:
-        """The sentences cut into pieces at random, as a function of seed, epoch and place alone."""
+    def _read(self, order: Epoch, epoch: int, first: int) -> tuple[_Window, list[Numbers]]:
+        """The window that begins at a place, with its batches: which of its sentences go together."""
+        rows, times = order.rows(first, first + self._window)
+        sides = self._cut_anew(rows, times, epoch) if self.sampling else self.store.take(rows)
+        window = _Window(rows, *sides)
+        random = random_of(self.seed, epoch, first // self._window + 1)
+        batches = _bucket(*window.lengths, self.batch_tokens, random)
+        return window, [batches[i] for i in shuffled(random, len(batches))]
+
+    def _cut_anew(self, rows: Numbers, times: Numbers, epoch: int) -> tuple[Ragged, Ragged]:
+        """The sentences cut into pieces at random, as a function of seed, epoch, row and time alone."""
         store, tokenizers = self.store, self.tokenizers
         sources, targets = [], []
-        seeds = _mix(self.seed, epoch, places)
-        for place, seed in zip(places.tolist(), seeds.tolist(), strict=True):
-            row = place % len(store)
-            text = store.text(row)
+        key = np.uint64(random_of(self.seed, epoch).random_raw())
+        seeds = mix(rows + times * len(store), key)
+        for row, seed, text in zip(rows.tolist(), seeds.tolist(), store.texts(rows), strict=True):
             source = tokenizers.source.sample(text.source, self.sampling, seed & 0xFFFFFFFF)
             target = tokenizers.target.sample(text.target, self.sampling, seed >> 32)
             if store.max_length and max(len(source), len(target)) > store.max_length:
@@ -188,41 +183,20 @@ class BatchSource:
 
 @dataclass(frozen=True)
 class _Window:
-    """Sentence pairs among which like lengths are sought: the rows they are, and where in two ragged arrays."""
+    """Sentence pairs among which like lengths are sought, and which rows they are."""
 
     rows: Numbers
-    places: Numbers
     source: Ragged
     target: Ragged
 
     @property
     def lengths(self) -> tuple[Numbers, Numbers]:
         """Source and target lengths, EOS counted."""
-        source, target = (
-            side.offsets[self.places + 1] - side.offsets[self.places] + 1 for side in (self.source, self.target)
-        )
-        return source, target
+        return self.source.lengths + 1, self.target.lengths + 1
 
     def batch(self, members: Numbers, special: tuple[int, int, int]) -> Batch:
         """Some members as a batch."""
-        places = self.places[members]
-        return _assemble(self.source.take(places), self.target.take(places), self.rows[members], special)
-
-
-def _epoch_places(store: Store, random: np.random.Philox) -> Numbers:
-    """What an epoch sees, shuffled: rows, the second time a row is seen counted from the number of rows on, and so on.
-
-    A corpus of weight 2.5 gives all its rows twice and half of them, drawn, once more.
-    """
-    parts = []
-    for corpus in store.corpora:
-        rows = np.arange(corpus.start, corpus.stop)
-        whole = int(corpus.weight)
-        parts += [rows + time * len(store) for time in range(whole)]
-        drawn = math.ceil((corpus.weight - whole) * len(rows))
-        parts.append(rows[_shuffled(random, len(rows))[:drawn]] + whole * len(store))
-    places = np.concatenate(parts)
-    return places[_shuffled(random, len(places))]
+        return _assemble(self.source.take(members), self.target.take(members), self.rows[members], special)
 
 
 def _bucket(source: Numbers, target: Numbers, budget: int, random: np.random.Philox) -> list[Numbers]:
@@ -242,24 +216,3 @@ def _bucket(source: Numbers, target: Numbers, budget: int, random: np.random.Phi
         batches.append(order[first : first + fits])
         first, room = first + fits, budget
     return batches
-
-
-# -------------------------------------------------------------------------------------------------------------- chance
-
-
-def _random(seed: int, *numbers: int) -> np.random.Philox:
-    """A stream of random bits for one purpose; other numbers, other streams."""
-    return np.random.Philox(np.random.SeedSequence([seed, *numbers]))
-
-
-def _shuffled(random: np.random.Philox, number: int) -> Numbers:
-    """The numbers below ``number`` in random order."""
-    return np.argsort(random.random_raw(number), kind="stable")
-
-
-def _mix(seed: int, epoch: int, places: Numbers) -> npt.NDArray[np.uint64]:
-    """64 random bits a place, from seed, epoch and place alone (the finaliser of SplitMix64, Steele et al. 2014)."""
-    bits = np.uint64(_random(seed, epoch).random_raw()) + places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
-    return bits ^ (bits >> np.uint64(31))

@@ -7,7 +7,9 @@ class in :mod:`nmt.config` and a reader here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +17,19 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from nmt.config import AnyCorpus, DataConfig, DatasetsCorpus, JsonlCorpus, TextCorpus, TsvCorpus
-from nmt.data.text import COMPRESSIONS, count_lines, read_lines
+from nmt.data.text import COMPRESSIONS, count_lines, decode_block, read_blocks, read_lines
 from nmt.errors import ConfigError, DataError
 
-__all__ = ["Pair", "describe", "digest_corpus", "read_eval_pairs", "read_pairs", "with_folder"]
+__all__ = [
+    "Chunk",
+    "Pair",
+    "describe",
+    "digest_corpus",
+    "read_chunks",
+    "read_eval_pairs",
+    "read_pairs",
+    "with_folder",
+]
 
 VALID_NAMES = ("valid", "validation", "val", "dev")
 
@@ -61,6 +72,48 @@ def read_eval_pairs(corpus: AnyCorpus) -> list[Pair]:
     return pairs
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Some pairs of a corpus as bytes, the first of them being number ``first``, from 1.
+
+    A side is UTF-8, a sentence a line; where it is a file's, whose name is in ``names``, it is as the file has it.
+    """
+
+    source: bytes
+    target: bytes
+    first: int
+    names: tuple[str, str] | None
+
+    def lines(self) -> tuple[list[str], list[str]]:
+        """The two sides. Raises DataError, with file and line, for bytes that are not UTF-8."""
+        if self.names is None:
+            source, target = (side.decode("utf-8").split("\n") for side in (self.source, self.target))
+            return source, target
+        source, target = (
+            decode_block(side, name, self.first)
+            for side, name in zip((self.source, self.target), self.names, strict=True)
+        )
+        return source, target
+
+
+def read_chunks(corpus: AnyCorpus, size: int, start: int = 0) -> Iterator[Chunk]:
+    """The pairs of :func:`read_pairs`, ``size`` at a time, from pair ``start`` on, counted from 0.
+
+    Of text files the bytes are read and nothing else is done. Raises DataError as :func:`read_pairs` does.
+    """
+    if isinstance(corpus, TextCorpus):
+        _check_counts(corpus)
+        sides = (read_blocks(path, size, start) for path in (corpus.source, corpus.target))
+        for number, (source, target) in enumerate(zip(*sides, strict=True)):
+            yield Chunk(source, target, start + number * size + 1, (str(corpus.source), str(corpus.target)))
+        return
+    pairs = itertools.islice(read_pairs(corpus), start, None)
+    while some := list(itertools.islice(pairs, size)):
+        source, target = "\n".join(one.source for one in some), "\n".join(one.target for one in some)
+        yield Chunk(source.encode(), target.encode(), start + 1, None)
+        start += len(some)
+
+
 def describe(corpus: AnyCorpus) -> str:
     """What messages call a corpus."""
     match corpus:
@@ -97,10 +150,17 @@ def digest_corpus(corpus: AnyCorpus) -> str:
 
 def _digest_file(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        status = path.stat()
+        return _digest_content(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _digest_content(path: Path, size: int, changed: int) -> str:
+    """The digest of a file, remembered while the file does not change."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_dataset(corpus: DatasetsCorpus) -> list[str]:
@@ -116,13 +176,18 @@ def _digest_dataset(corpus: DatasetsCorpus) -> list[str]:
 
 
 def _read_text(corpus: TextCorpus) -> Iterator[Pair]:
+    _check_counts(corpus)
+    for source, target in zip(read_lines(corpus.source), read_lines(corpus.target), strict=True):
+        yield Pair(source, target)
+
+
+def _check_counts(corpus: TextCorpus) -> None:
+    """Raise DataError where the two files have not as many lines."""
     counts = count_lines(corpus.source), count_lines(corpus.target)
     if counts[0] != counts[1]:
         raise DataError(
             f"{corpus.source} has {counts[0]} lines, {corpus.target} has {counts[1]}: they must pair up line by line"
         )
-    for source, target in zip(read_lines(corpus.source), read_lines(corpus.target), strict=True):
-        yield Pair(source, target)
 
 
 def _read_tsv(corpus: TsvCorpus) -> Iterator[Pair]:

@@ -7,16 +7,27 @@ that holds in the order of :data:`REASONS`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from nmt.config import DataConfig
-from nmt.data.corpus import Pair, describe, read_pairs
+from nmt.data.corpus import Chunk, Pair, describe, read_chunks, read_pairs
+from nmt.data.ragged import Numbers
 
-__all__ = ["REASONS", "FilterReport", "Filters", "Overlap", "find_overlaps"]
+__all__ = [
+    "REASONS",
+    "FilterReport",
+    "Filters",
+    "HashSet",
+    "Overlap",
+    "find_overlaps",
+    "hash_texts",
+    "is_blank",
+    "judge",
+]
 
 REASONS = {
     "blank": "with a blank side",
@@ -26,8 +37,13 @@ REASONS = {
 }
 """The reasons for dropping a pair, and how a report puts them."""
 
-Ids = Sequence[int]
+CHUNK = 4096
+"""Pairs of the training corpora that are looked at together for overlaps."""
+
+_NUMBERS = {reason: number for number, reason in enumerate(REASONS, 1)}
+
 Hashes = npt.NDArray[np.uint64]
+Reasons = npt.NDArray[np.uint8]
 
 
 @dataclass
@@ -51,61 +67,61 @@ class FilterReport:
 
 
 class Filters:
-    """The filters of a recipe, applied to pairs a chunk at a time; ``report`` counts as they go."""
+    """The filters of a recipe, applied to pairs a chunk at a time, in order; ``report`` counts as they go."""
 
     def __init__(self, data: DataConfig) -> None:
-        self.data = data
         self.report = FilterReport()
-        self._seen = HashSet()
+        self.seen = HashSet() if data.drop_duplicates else None
 
-    def before(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """What is left of some pairs by the filters that look at text: blank sides and duplicates."""
-        self.report.read += len(pairs)
-        real = [pair for pair in pairs if not _is_blank(pair.source) and not _is_blank(pair.target)]
-        self.report.dropped["blank"] += len(pairs) - len(real)
-        if not self.data.drop_duplicates or not real:
-            return real
-        new = self._seen.add(hash_texts([f"{pair.source}\n{pair.target}" for pair in real]))
-        self.report.dropped["duplicate"] += len(real) - int(new.sum())
-        return [pair for pair, is_new in zip(real, new, strict=True) if is_new]
+    def keep(self, read: int, reasons: Reasons, new: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.bool_]:
+        """Which of the pairs of a chunk are kept.
 
-    def after(self, source: Sequence[Ids], target: Sequence[Ids]) -> npt.NDArray[np.bool_]:
-        """Which of some tokenised pairs are kept by the filters that count tokens."""
-        source_lengths = np.fromiter(map(len, source), dtype=np.int64, count=len(source))
-        target_lengths = np.fromiter(map(len, target), dtype=np.int64, count=len(target))
-        longer = np.maximum(source_lengths, target_lengths)
-        shorter = np.minimum(source_lengths, target_lengths)
-        keep = shorter > 0  # a text of nothing but zero-width characters has no tokens
-        self.report.dropped["blank"] += int((~keep).sum())
-        if self.data.max_length:
-            keep = self._drop(keep, longer > self.data.max_length, "length")
-        if self.data.max_ratio:
-            keep = self._drop(keep, longer > self.data.max_ratio * shorter, "ratio")
+        Of ``read`` pairs those without a blank side are asked after: ``reasons`` is what :func:`judge` says of each,
+        ``new`` says which of them were not seen before, where that is asked for (:meth:`HashSet.add`).
+        """
+        if new is not None:
+            reasons = np.where(new, reasons, np.uint8(_NUMBERS["duplicate"]))
+        self.report.read += read
+        self.report.dropped["blank"] += read - len(reasons)
+        counts = np.bincount(reasons, minlength=len(REASONS) + 1)
+        for reason, number in _NUMBERS.items():
+            self.report.dropped[reason] += int(counts[number])
+        keep: npt.NDArray[np.bool_] = reasons == 0
         return keep
 
-    def _drop(self, keep: npt.NDArray[np.bool_], bad: npt.NDArray[np.bool_], reason: str) -> npt.NDArray[np.bool_]:
-        self.report.dropped[reason] += int((keep & bad).sum())
-        return keep & ~bad
+
+def judge(source: Numbers, target: Numbers, data: DataConfig) -> Reasons:
+    """Why each of some pairs, of so many tokens a side, is dropped: which of :data:`REASONS`, from 1, or 0 for none."""
+    longer, shorter = np.maximum(source, target), np.minimum(source, target)
+    reasons = np.zeros(len(source), dtype=np.uint8)
+    if data.max_ratio:
+        reasons[longer > data.max_ratio * shorter] = _NUMBERS["ratio"]
+    if data.max_length:
+        reasons[longer > data.max_length] = _NUMBERS["length"]
+    reasons[shorter == 0] = _NUMBERS["blank"]  # a text of nothing but zero-width characters has no tokens
+    return reasons
 
 
-def _is_blank(text: str) -> bool:
+def is_blank(text: str) -> bool:
+    """Whether there is nothing in a text but white space."""
     return not text or text.isspace()
 
 
 # -------------------------------------------------------------------------------------------------------------- hashes
 
 
-def hash_texts(texts: Sequence[str]) -> Hashes:
+def hash_texts(texts: Iterable[bytes]) -> Hashes:
     """A 64-bit hash of each text; that any two of ten million agree by chance happens once in 370,000 times."""
-    digests = b"".join(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest() for text in texts)
+    digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 class HashSet:
     """A set of 64-bit numbers in 8 bytes each: sorted runs, merged whenever one is as long as the one before it."""
 
-    def __init__(self) -> None:
-        self._runs: list[Hashes] = []
+    def __init__(self, hashes: Hashes | None = None) -> None:
+        """Begin with some numbers, no two of them equal."""
+        self._runs: list[Hashes] = [] if hashes is None else [np.sort(hashes)]
 
     def add(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Put numbers in; True for each that was not there, the first of several equal ones counting as new."""
@@ -162,19 +178,19 @@ def find_overlaps(data: DataConfig) -> list[Overlap]:
     """
     held_out = [(split, corpus) for split, corpus in (("valid", data.valid), ("test", data.test)) if corpus is not None]
     sets = [list(read_pairs(corpus)) for _, corpus in held_out]
-    wanted_sources = {pair.source for pairs in sets for pair in pairs if not _is_blank(pair.source)}
-    wanted_targets = {pair.target for pairs in sets for pair in pairs if not _is_blank(pair.target)}
+    wanted_sources = {pair.source for pairs in sets for pair in pairs if not is_blank(pair.source)}
+    wanted_targets = {pair.target for pairs in sets for pair in pairs if not is_blank(pair.target)}
     sources: set[str] = set()
     targets: set[str] = set()
     both: set[Pair] = set()
-    for pair in _training_pairs(data) if held_out else ():
-        in_source, in_target = pair.source in wanted_sources, pair.target in wanted_targets
-        if in_source:
-            sources.add(pair.source)
-        if in_target:
-            targets.add(pair.target)
+    for chunk in _training_chunks(data) if held_out else ():
+        source_lines, target_lines = chunk.lines()
+        in_source, in_target = wanted_sources.intersection(source_lines), wanted_targets.intersection(target_lines)
+        sources |= in_source
+        targets |= in_target
         if in_source and in_target:
-            both.add(pair)
+            lines = zip(source_lines, target_lines, strict=True)
+            both.update(Pair(*pair) for pair in lines if pair[0] in in_source and pair[1] in in_target)
     found = []
     for (split, corpus), pairs in zip(held_out, sets, strict=True):
         hits = [n for n, pair in enumerate(pairs, 1) if pair.source in sources or pair.target in targets]
@@ -193,6 +209,6 @@ def find_overlaps(data: DataConfig) -> list[Overlap]:
     return found
 
 
-def _training_pairs(data: DataConfig) -> Iterator[Pair]:
+def _training_chunks(data: DataConfig) -> Iterator[Chunk]:
     for corpus in data.train:
-        yield from read_pairs(corpus)
+        yield from read_chunks(corpus, CHUNK)

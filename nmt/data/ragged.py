@@ -42,6 +42,21 @@ class Ragged:
         """The length of each row."""
         return np.diff(self.offsets)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The rows of several, one after the other, copied."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(np.concatenate([part.flat for part in parts]), offsets)
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> Ragged:
+        """The rows that are to be kept, copied."""
+        lengths = self.lengths
+        offsets = np.zeros(int(np.count_nonzero(keep)) + 1, dtype=np.int64)
+        np.cumsum(lengths[keep], out=offsets[1:])
+        return Ragged(self.flat[np.repeat(keep, lengths)], offsets)
+
     def take(self, rows: Numbers) -> Ragged:
         """The given rows in that order, copied."""
         starts = self.offsets[rows]

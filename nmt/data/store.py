@@ -8,9 +8,12 @@ filters. It holds, for each side::
     source.text      the same sentences as UTF-8, one after the other (subword sampling tokenises anew)
     source.places    int64, where each begins, and the end
 
-and ``manifest.json``: sizes of the files, rows of each corpus, and what the filters dropped. It is written in one pass
-over the corpora, a chunk in memory at a time, into a folder of another name, which is synced and renamed: a store that
-has its name is whole. One whose files have not the sizes of its manifest is made anew.
+and ``manifest.json``: sizes of the files, rows of each corpus, lengths, and what the filters dropped. It is written in
+one pass over the corpora into a folder of another name (:mod:`nmt.data.writing`), which is synced and renamed: a store
+that has its name is whole. One whose files have not the sizes of its manifest is made anew.
+
+What is read of it is copied out and let go of, some rows at a time, so that memory does not grow with the corpus: the
+system would count what is mapped as ours although it can take it back.
 """
 
 from __future__ import annotations
@@ -20,32 +23,30 @@ import fcntl
 import hashlib
 import itertools
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nmt.config import DataConfig
-from nmt.data.corpus import Pair, digest_corpus, read_pairs
-from nmt.data.filters import FilterReport, Filters
+from nmt.data.corpus import Pair, digest_corpus
+from nmt.data.filters import FilterReport
 from nmt.data.ragged import Numbers, Ragged
-from nmt.data.text import count_lines
-from nmt.data.tokenizer import Tokenizer, Tokenizers
+from nmt.data.tokenizer import Tokenizers
+from nmt.data.workers import processors
+from nmt.data.writing import FORMAT, SIDES, Progress, build, read_manifest
 from nmt.errors import DataError, NmtError
 
 __all__ = ["CorpusRows", "Store", "prepare"]
 
-FORMAT = 1
-CHUNK = 4096
-SIDES = ("source", "target")
+SLICE = 1024
+"""Rows that are read together: at most 64 KiB are mapped for each, four times over."""
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -65,35 +66,33 @@ class Store:
         corpora: which rows came from which corpus, in the recipe's order.
         report: what the filters dropped.
         max_length: the recipe's limit on ids a side, 0 for none.
+        longest: the most ids of a source and of a target.
+        mean_length: the ids of the longer side of a pair, on average.
     """
 
     def __init__(self, folder: Path, data: DataConfig) -> None:
         """Open the store in ``folder``. Raises DataError where its files are not what its manifest says."""
         self.folder = folder
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         self.report = FilterReport(**manifest["report"])
         self.max_length = data.max_length
         self.corpora = _corpus_rows(manifest["rows"], [corpus.weight for corpus in data.train])
+        self._maps: list[mmap.mmap] = []
         self.source, self.target = (self._map(side, "ids", "offsets", manifest["types"][side]) for side in SIDES)
         self._texts = [self._map(side, "text", "places", "|u1") for side in SIDES]
+        self.longest: tuple[int, int] = tuple(manifest["longest"])
+        self.mean_length: float = manifest["longer"] / len(self)
 
     def _map(self, side: str, content: str, offsets: str, dtype: str) -> Ragged:
-        flat = np.memmap(self.folder / f"{side}.{content}", dtype=np.dtype(dtype), mode="r")
-        starts = np.memmap(self.folder / f"{side}.{offsets}", dtype=np.dtype("<i8"), mode="r")
-        return Ragged(flat.view(np.ndarray), starts.view(np.ndarray))  # plain arrays are quicker to index
+        return Ragged(self._mapped(f"{side}.{content}", dtype), self._mapped(f"{side}.{offsets}", "<i8"))
+
+    def _mapped(self, name: str, dtype: str) -> npt.NDArray[Any]:
+        with (self.folder / name).open("rb") as file:
+            self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return np.frombuffer(self._maps[-1], dtype=np.dtype(dtype))
 
     def __len__(self) -> int:
         return len(self.source)
-
-    @property
-    def source_lengths(self) -> Numbers:
-        """How many ids each source has."""
-        return self.source.lengths
-
-    @property
-    def target_lengths(self) -> Numbers:
-        """How many ids each target has."""
-        return self.target.lengths
 
     def ids(self, row: int) -> tuple[Ids, Ids]:
         """The ids of a pair."""
@@ -103,13 +102,37 @@ class Store:
         """The text of a pair, as the corpus has it."""
         return Pair(*(side[row].tobytes().decode() for side in self._texts))
 
+    def take(self, rows: Numbers) -> tuple[Ragged, Ragged]:
+        """The ids of some rows (R), in their order: R sources and R targets, copied."""
+        order = np.argsort(rows, kind="stable")  # so that the files are read from front to back
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        parts = [(self.source.take(some), self.target.take(some)) for some in self._slices(rows[order])]
+        source, target = (Ragged.joined(side).take(places) for side in zip(*parts, strict=True))
+        return source, target
 
-def prepare(data: DataConfig, tokenizers: Tokenizers, folder: Path, *, progress: Progress | None = None) -> Store:
+    def texts(self, rows: Numbers) -> Iterator[Pair]:
+        """The text of some rows, in their order."""
+        for some in self._slices(rows):
+            yield from map(self.text, some.tolist())
+
+    def _slices(self, rows: Numbers) -> Iterator[Numbers]:
+        """Some rows at a time; what was mapped for them is let go of after."""
+        for first in range(0, len(rows), SLICE):
+            yield rows[first : first + SLICE]
+            for one in self._maps:
+                one.madvise(mmap.MADV_DONTNEED)
+
+
+def prepare(
+    data: DataConfig, tokenizers: Tokenizers, folder: Path, *, workers: int = 0, progress: Progress | None = None
+) -> Store:
     """The training corpora as a store in ``folder``, made now unless one is there already.
 
-    ``progress`` is called with the pairs read so far and, where it can be known, their number. Raises DataError for
-    corpora that break their contract or of which the filters leave nothing, NmtError where ``folder`` cannot be
-    written.
+    ``workers`` is how many processes work on a large one, 0 being as many as there are processors, 1 this one alone;
+    what comes of it is the same. One that was stopped is gone on with. ``progress`` is called with the pairs read so
+    far and, where it can be known, their number. Raises DataError for corpora that break their contract or of which
+    the filters leave nothing, NmtError where ``folder`` cannot be written or a process ends before its time.
     """
     key = _key(data, tokenizers)
     place = folder / key
@@ -118,7 +141,7 @@ def prepare(data: DataConfig, tokenizers: Tokenizers, folder: Path, *, progress:
         with _locked(folder / f"{key}.lock"):
             with contextlib.suppress(DataError):
                 return Store(place, data)
-            _build(place, data, tokenizers, progress)
+            build(place, data, tokenizers, workers or processors(), progress)
     except OSError as error:
         raise NmtError(f"{folder}: token ids cannot be written there: {error.strerror or error}") from error
     return Store(place, data)
@@ -142,145 +165,9 @@ def _corpus_rows(counts: Sequence[int], weights: Sequence[float]) -> tuple[Corpu
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- writing
-
-
-class _Column:
-    """A file of things of several bytes one after the other, and a file of where each begins."""
-
-    def __init__(self, content: BinaryIO, offsets: BinaryIO) -> None:
-        self._content, self._offsets = content, offsets
-        self._end = 0
-        offsets.write(np.zeros(1, dtype="<i8").tobytes())
-
-    def write(self, content: bytes, lengths: Numbers) -> None:
-        """Add things of ``lengths`` (in items, whatever their size), which are ``content`` together."""
-        self._content.write(content)
-        self._offsets.write((self._end + np.cumsum(lengths)).astype("<i8").tobytes())
-        self._end += int(lengths.sum())
-
-
-def _build(place: Path, data: DataConfig, tokenizers: Tokenizers, progress: Progress | None) -> None:
-    """Write a store beside ``place`` and rename it to ``place``."""
-    partial = place.with_name(f"{place.name}.partial")
-    for old in (partial, place):
-        if old.exists():
-            shutil.rmtree(old)
-    partial.mkdir()
-    try:
-        _write(partial, data, tokenizers, progress)
-        partial.rename(place)
-        _sync_folder(place.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _write(folder: Path, data: DataConfig, tokenizers: Tokenizers, progress: Progress | None) -> None:
-    filters = Filters(data)
-    types = {"source": _id_type(tokenizers.source), "target": _id_type(tokenizers.target)}
-    names = [f"{side}.{part}" for side in SIDES for part in ("ids", "offsets", "text", "places")]
-    total = _total(data)
-    rows = []
-    with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context((folder / name).open("wb")) for name in names}
-        ids = {side: _Column(files[f"{side}.ids"], files[f"{side}.offsets"]) for side in SIDES}
-        text = {side: _Column(files[f"{side}.text"], files[f"{side}.places"]) for side in SIDES}
-        for corpus in data.train:
-            before = filters.report.kept
-            for chunk in _chunks(read_pairs(corpus)):
-                for side, sentences, encoded in _encode(filters, chunk, tokenizers):
-                    _write_ids(ids[side], encoded, types[side])
-                    _write_text(text[side], sentences)
-                if progress is not None:
-                    progress(filters.report.read, total)
-            rows.append(filters.report.kept - before)
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
-    if not filters.report.kept:
-        raise DataError(f"data.train: nothing is left to train on; {filters.report.text()}")
-    manifest = {
-        "format": FORMAT,
-        "files": {name: (folder / name).stat().st_size for name in names},
-        "types": {side: types[side].str for side in SIDES},
-        "rows": rows,
-        "report": asdict(filters.report),
-    }
-    with (folder / "manifest.json").open("w", encoding="utf-8") as listing:
-        json.dump(manifest, listing, indent=1)
-        listing.flush()
-        os.fsync(listing.fileno())
-    _sync_folder(folder)
-
-
-def _encode(
-    filters: Filters, chunk: Sequence[Pair], tokenizers: Tokenizers
-) -> Iterator[tuple[str, list[str], list[list[int]]]]:
-    """For each side of the kept pairs of a chunk: its name, its sentences, their ids."""
-    pairs = filters.before(chunk)
-    sentences = {"source": [pair.source for pair in pairs], "target": [pair.target for pair in pairs]}
-    ids = {
-        "source": tokenizers.source.encode_batch(sentences["source"]),
-        "target": tokenizers.target.encode_batch(sentences["target"]),
-    }
-    keep = filters.after(ids["source"], ids["target"])
-    for side in SIDES:
-        yield side, list(itertools.compress(sentences[side], keep)), list(itertools.compress(ids[side], keep))
-
-
-def _write_ids(column: _Column, sentences: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> None:
-    lengths = np.fromiter(map(len, sentences), dtype=np.int64, count=len(sentences))
-    flat = np.fromiter(itertools.chain.from_iterable(sentences), dtype=dtype, count=int(lengths.sum()))
-    column.write(flat.tobytes(), lengths)
-
-
-def _write_text(column: _Column, sentences: Sequence[str]) -> None:
-    encoded = [sentence.encode() for sentence in sentences]
-    column.write(b"".join(encoded), np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)))
-
-
-def _id_type(tokenizer: Tokenizer) -> np.dtype[Any]:
-    return np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
-
-
-def _chunks(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
-    while chunk := list(itertools.islice(pairs, CHUNK)):
-        yield chunk
-
-
-def _total(data: DataConfig) -> int | None:
-    """The pairs of all corpora, where counting them is cheap."""
-    counts = [count_lines(corpus.source) if corpus.format == "text" else None for corpus in data.train]
-    return None if None in counts else sum(count for count in counts if count is not None)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Whoever comes second waits, and then finds the store there; a process that dies lets go of its lock."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, if the files are as it says; DataError if not."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
-        if manifest["format"] == FORMAT and sizes == manifest["files"]:
-            return manifest
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder}: not a whole store of token ids: {error}") from error
-    raise DataError(f"{folder}: not a whole store of token ids: its files are not of the sizes they were written in")

@@ -12,6 +12,7 @@ import bz2
 import functools
 import gzip
 import io
+import itertools
 import lzma
 import stat
 import sys
@@ -30,9 +31,11 @@ __all__ = [
     "LineWriter",
     "OnBadBytes",
     "count_lines",
+    "decode_block",
     "decode_lines",
     "decompressed",
     "open_binary",
+    "read_blocks",
     "read_lines",
 ]
 
@@ -67,6 +70,37 @@ def decode_lines(stream: BinaryIO, name: str, *, on_bad_bytes: OnBadBytes = "err
             yield _decode(line, name, number, on_bad_bytes)
     except _DAMAGED as error:
         raise DataError(f"{name}:{number + 1}: the compressed file is damaged or cut short: {error}") from error
+
+
+def read_blocks(path: Path, size: int, start: int = 0) -> Iterator[bytes]:
+    """The bytes of a file, plain or decompressed, ``size`` lines at a time, from line ``start`` on, counted from 0.
+
+    :func:`decode_block` makes lines of them. Raises DataError as :func:`read_lines` does, but for what is no UTF-8.
+    """
+    number = start
+    try:
+        with open_binary(path) as stream:
+            for _ in itertools.islice(stream, start):
+                pass
+            while block := b"".join(itertools.islice(stream, size)):
+                yield block
+                number += size
+    except _DAMAGED as error:
+        raise DataError(f"{path}:{number + 1}: the compressed file is damaged or cut short: {error}") from error
+
+
+def decode_block(block: bytes, name: str, number: int) -> list[str]:
+    """The lines of a block of :func:`read_blocks` that begins with line ``number`` of a file, counted from 1.
+
+    Raises DataError, with file, line and byte, for bytes that are not UTF-8.
+    """
+    try:
+        lines = block.decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        lines = []
+    if not lines or b"\r" in block or (number == 1 and block.startswith(_MARK)):
+        return [_decode(line, name, n, "error") for n, line in enumerate(io.BytesIO(block), number)]
+    return lines[:-1] if block.endswith(b"\n") else lines
 
 
 def _decode(line: bytes, name: str, number: int, on_bad_bytes: OnBadBytes) -> str:

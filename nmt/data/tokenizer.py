@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import sentencepiece
 
 from nmt.config import DataConfig, TokenizerConfig
 from nmt.data.corpus import read_pairs
+from nmt.data.ragged import Ragged
 from nmt.data.segmentation import Sampler
+from nmt.data.words import Encoder
 from nmt.errors import CheckpointError, ConfigError, DataError, NmtError
 
 __all__ = ["Tokenizer", "Tokenizers", "find_model", "train_tokenizer", "train_tokenizers"]
@@ -128,10 +131,18 @@ class Tokenizer:
         ids: list[int] = self._processor.encode(text)
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same for many lines, faster."""
-        ids: list[list[int]] = self._processor.encode(list(texts), num_threads=1)
-        return ids
+    def encode_batch(self, texts: Sequence[str]) -> Ragged:
+        """The same for many lines, a good deal faster, as rows of :attr:`id_type`."""
+        return self._encoder(texts)
+
+    @property
+    def id_type(self) -> np.dtype[Any]:
+        """The type of ids on disk: two bytes each where that is enough, else four."""
+        return self._encoder.dtype
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self._processor)
 
     def sample(self, text: str, strength: float, seed: int) -> list[int]:
         """One segmentation drawn at random, a function of the arguments alone (see :mod:`nmt.data.segmentation`).

@@ -124,8 +124,8 @@ class Trainer:
         """Batches, yet to be made, from the position on, epoch after epoch."""
         position = self.state.position
         while True:
-            for batch in self.source.plan(position.epoch, position.batch):
-                position.batch += 1
+            for after, batch in self.source.plan(position.epoch, position.batch):
+                position.batch = after
                 yield batch
             position.epoch, position.batch = position.epoch + 1, 0
 

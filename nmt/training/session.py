@@ -7,7 +7,6 @@ Then tokenizers, token ids, model, and the loop.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nmt.checkpoint import Checkpoint, Run
 from nmt.config import AnyCorpus, Recipe
+from nmt.data.ahead import ready_overlaps, ready_tokenizers, store_folder
 from nmt.data.batching import BatchSource
 from nmt.data.corpus import Pair, describe, read_eval_pairs
-from nmt.data.filters import find_overlaps
 from nmt.data.store import Store, prepare
-from nmt.data.tokenizer import Tokenizers, train_tokenizers
 from nmt.decoding.translator import pick_device
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -38,14 +35,15 @@ from nmt.training.signals import StopRequest
 from nmt.training.state import TrainingState, new_state
 from nmt.training.validation import Validator
 
-__all__ = ["Session", "check", "prepare_ahead", "store_folder", "train"]
+__all__ = ["Session", "check", "train"]
 
 
 @dataclass(frozen=True)
 class Session:
     """Where a recipe is run, and how to begin. ``force`` goes on although the recipe is another than the run's.
 
-    ``began`` is the moment, by ``time.monotonic``, from which a budget counts; left out, it is the call.
+    What is made of the corpora is kept in ``store``; left out, it is :func:`~nmt.data.ahead.store_folder`. ``began`` is
+    the moment, by ``time.monotonic``, from which a budget counts; left out, it is the call.
     """
 
     folder: Path
@@ -54,6 +52,11 @@ class Session:
     device: str = "auto"
     store: Path | None = None
     began: float | None = None
+
+    @property
+    def kept(self) -> Path:
+        """The folder in which tokenizers, token ids and the like are kept from run to run."""
+        return self.store or store_folder()
 
 
 def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = ALONE) -> Checkpoint:
@@ -91,11 +94,18 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             if new_pace(training).is_over(state.position) and not run.lacks_average():
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
-        store = prepare(recipe.data, run.tokenizers, session.store or store_folder(), progress=reporter.prepared)
+        store = prepare(
+            recipe.data,
+            run.tokenizers,
+            session.kept,
+            workers=torch.get_num_threads(),
+            progress=reporter.prepared,
+        )
         reporter.note(store.report.text())
         _check_same_data(state, store, session)
         if ranks.is_first:
-            _report_overlaps(recipe, reporter)
+            for overlap in ready_overlaps(recipe.data, session.kept):
+                reporter.warn(overlap.text())
         source = BatchSource(
             store,
             run.tokenizers,
@@ -134,11 +144,6 @@ def check(recipe: Recipe, session: Session) -> None:
         raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
 
 
-def prepare_ahead(recipe: Recipe, store: Path | None, reporter: Reporter) -> None:
-    """Have the token ids ready that :func:`train` would make first, so that it finds them."""
-    prepare(recipe.data, _tokenizers(recipe, reporter), store or store_folder(), progress=reporter.prepared)
-
-
 def _device(name: str, ranks: Ranks) -> torch.device:
     """The device of that name; of several GPUs, that of this process.
 
@@ -167,23 +172,10 @@ def _log(run: Run, size: int | None, ranks: Ranks) -> Iterator[Log | None]:
         yield log
 
 
-def store_folder() -> Path:
-    """Where token ids are kept from run to run: ``$XDG_CACHE_HOME/nmt``, or ``~/.cache/nmt``."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "nmt"
-
-
 def _begun(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
     """A new run: its tokenizers are loaded or trained, its folder holds recipe and tokenizers."""
-    tokenizers = _tokenizers(recipe, reporter)
+    tokenizers = ready_tokenizers(recipe.data, recipe.tokenizer, recipe.training.seed, session.kept, reporter.note)
     return Run.create(session.folder, recipe, tokenizers)
-
-
-def _tokenizers(recipe: Recipe, reporter: Reporter) -> Tokenizers:
-    config = recipe.tokenizer
-    if config.source_model is None:
-        reporter.note(f"training a {'joint ' if config.joint else ''}{config.type} tokenizer of {config.vocabulary}")
-    return train_tokenizers(recipe.data, config, seed=recipe.training.seed)
 
 
 def _resumed(recipe: Recipe, session: Session) -> Run:
@@ -235,14 +227,11 @@ def _check_same_data(state: TrainingState, store: Store, session: Session) -> No
 
 def _check_positions(recipe: Recipe, model: Seq2Seq, store: Store, validator: Validator) -> None:
     """Raise ConfigError where a sentence is longer than the positions that the model learns."""
-    for side, part, lengths in (
-        ("encoder", model.encoder, store.source_lengths),
-        ("decoder", model.decoder, store.target_lengths),
-    ):
+    for side, part, most in zip(("encoder", "decoder"), (model.encoder, model.decoder), store.longest, strict=True):
         limit = longest(part)
         if limit is None:
             continue
-        train = max(int(np.max(lengths)), recipe.data.max_length if recipe.tokenizer.sampling else 0) + 1
+        train = max(most, recipe.data.max_length if recipe.tokenizer.sampling else 0) + 1
         valid = max((batch.source if side == "encoder" else batch.target_in).shape[1] for batch in validator.batches)
         if max(train, valid) > limit:
             least = f", or set data.max_length to {limit - 1} or less" if valid <= limit > 1 else ""
@@ -250,11 +239,6 @@ def _check_positions(recipe: Recipe, model: Seq2Seq, store: Store, validator: Va
                 f"model.{side}.max_positions: {limit} are too few for sentences of up to {max(train, valid)} tokens: "
                 f"raise it{least}"
             )
-
-
-def _report_overlaps(recipe: Recipe, reporter: Reporter) -> None:
-    for overlap in find_overlaps(recipe.data):
-        reporter.warn(overlap.text())
 
 
 def _summary(run: Run, model: torch.nn.Module, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> str:

@@ -58,7 +58,7 @@ class Interval:
 
 @dataclass
 class Position:
-    """Where a training stands. ``batch`` is the next batch of ``epoch``.
+    """Where a training stands. ``batch`` is the place of the next batch in ``epoch``, as ``BatchSource.plan`` counts.
 
     ``halved`` counts how often memory ran out; since then a batch has at most ``room`` tokens, padding counted, 0 being
     no bound.

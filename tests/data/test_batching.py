@@ -14,7 +14,8 @@ import torch
 from nmt.config import DataConfig, TextCorpus, TokenizerConfig
 from nmt.data import batching
 from nmt.data.batching import Batch, BatchSource, collate, pad
-from nmt.data.ragged import Ragged
+from nmt.data.order import Permutation, random_of
+from nmt.data.ragged import Numbers, Ragged
 from nmt.data.store import CorpusRows, Store, prepare
 from nmt.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
 
@@ -48,6 +49,8 @@ class FakeStore(Store):
             Ragged.of([[100 + row] * length for row, length in enumerate(side.tolist())]) for side in (source, target)
         )
         self.max_length, start = 0, 0
+        self.mean_length = float(np.maximum(source, target).mean())
+        self._maps = []
         self.corpora = ()
         for rows, weight in corpora or ((len(source), 1.0),):
             self.corpora += (CorpusRows(start, start + rows, weight),)
@@ -85,10 +88,10 @@ def test_every_pair_comes_once_an_epoch_within_the_budget() -> None:
     assert max(map(shape, batches)) <= 1000
     for batch in batches:
         for n, row in enumerate(batch.rows.tolist()):
-            length = int(store.source_lengths[row])
+            length = len(store.source[row])
             assert batch.source[n].tolist()[: length + 1] == [100 + row] * length + [3]
             assert int(batch.source_mask[n].sum()) == length + 1
-            assert int(batch.target_mask[n].sum()) == store.target_lengths[row] + 1
+            assert int(batch.target_mask[n].sum()) == len(store.target[row]) + 1
 
 
 def test_little_of_a_batch_is_padding_or_left_empty() -> None:
@@ -120,6 +123,7 @@ def test_the_order_is_the_same_in_every_version() -> None:
     rows = np.arange(40)
     source = source_of(FakeStore(1 + rows * 7 % 23, 1 + rows * 5 % 19), batch_tokens=100)
     assert rows_of(list(source.batches(1)))[:3] == [[36, 2, 21, 25], [3, 26, 7, 30], [19, 38, 0, 23, 4]]
+    assert Permutation(1000, random_of(1, 2))(np.arange(5)).tolist() == [826, 770, 208, 579, 492]
 
 
 @pytest.mark.parametrize("window", [2, 128])
@@ -127,9 +131,55 @@ def test_an_epoch_can_begin_anywhere(window: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(batching, "WINDOW", window)
     source = source_of(FakeStore(*lengths(1000)))
     whole = rows_of(list(source.batches(2)))
-    assert source.num_batches(2) == len(whole)
-    for start in (0, 1, 2, 3, 17, len(whole) - 1, len(whole)):
-        assert rows_of(list(source.batches(2, start))) == whole[start:]
+    places = [place for place, _ in source.plan(2)]
+    assert len(places) == len(whole) and places == sorted(set(places)) and places[0] == 1
+    for number, start in enumerate([0, *places]):
+        assert rows_of(list(source.batches(2, start))) == whole[number:]
+
+
+def test_to_begin_late_is_to_read_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "WINDOW", 4)
+    store = FakeStore(*lengths(3000))
+    source = source_of(store)
+    places = [place for place, _ in source.plan(0)]
+    read: list[int] = []
+
+    def take(rows: Numbers) -> tuple[Ragged, Ragged]:
+        read.append(len(rows))
+        return Store.take(store, rows)
+
+    monkeypatch.setattr(store, "take", take)
+    next(source.batches(0, places[-5]))
+    assert len(read) == 1 and read[0] < 500
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 1000, 12_345])
+def test_a_permutation_has_every_number_once_wherever_it_is_asked(size: int) -> None:
+    permutation = Permutation(size, random_of(1, 2))
+    whole = permutation(np.arange(size))
+    assert sorted(whole.tolist()) == list(range(size))
+    assert permutation(np.array([size // 2, 0])).tolist() == [whole[size // 2], whole[0]]
+    if size > 10:
+        assert Permutation(size, random_of(1, 3))(np.arange(size)).tolist() != whole.tolist()
+
+
+def test_a_permutation_looks_random() -> None:
+    """Every number goes everywhere, neighbours part, and what comes next to what depends on the seed."""
+    size, seeds = 40, 1000
+    at = np.zeros((size, size))
+    follows = 0
+    for seed in range(seeds):
+        whole = Permutation(size, random_of(seed))(np.arange(size))
+        at[np.arange(size), whole] += 1
+        follows += int(np.count_nonzero(np.diff(whole) == 1))
+    chi_square = float(((at - seeds / size) ** 2 / (seeds / size)).sum())
+    freedom = (size - 1) ** 2
+    assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom)
+    expected = seeds * (size - 1) / size
+    assert abs(follows - expected) < 5 * np.sqrt(expected)
+    large = Permutation(100_000, random_of(1))(np.arange(100_000))
+    assert abs(np.corrcoef(large[:-1], large[1:])[0, 1]) < 0.02
+    assert abs(np.corrcoef(large, np.arange(100_000))[0, 1]) < 0.02
 
 
 def test_batches_come_in_no_order_of_length() -> None:
@@ -204,9 +254,9 @@ def test_sampled_epochs_repeat_and_can_begin_anywhere(
 
     whole = ids()
     assert ids() == whole and ids(epoch=2) != whole
-    assert BatchSource(*real, batch_tokens=400, seed=1, sampling=0.2).num_batches(1) == len(whole)
-    for start in (1, 7, len(whole) - 1):
-        assert ids(start) == whole[start:]
+    places = [place for place, _ in BatchSource(*real, batch_tokens=400, seed=1, sampling=0.2).plan(1)]
+    for number in (1, 7, len(whole) - 1):
+        assert ids(places[number - 1]) == whole[number:]
 
 
 def test_without_sampling_the_ids_are_those_of_the_store(real: tuple[Store, Tokenizers]) -> None:

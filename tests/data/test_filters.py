@@ -8,37 +8,39 @@ import numpy as np
 import pytest
 
 from nmt.config import DataConfig, TextCorpus
-from nmt.data.corpus import Pair
-from nmt.data.filters import Filters, HashSet, find_overlaps, hash_texts
+from nmt.data.filters import Filters, HashSet, Reasons, find_overlaps, hash_texts, is_blank, judge
 
 
-def pairs(*rows: tuple[str, str]) -> list[Pair]:
-    return [Pair(*row) for row in rows]
+def reasons(data: DataConfig, *lengths: tuple[int, int]) -> Reasons:
+    source, target = np.array(lengths, dtype=np.int64).reshape(-1, 2).T
+    return judge(source, target, data)
 
 
 def test_pairs_with_a_blank_side_go_as_pairs() -> None:
     filters = Filters(DataConfig())
-    kept = filters.before(pairs(("a", "b"), ("", "c"), ("d", " \u3000\t"), ("", ""), ("e", "f")))
-    assert kept == pairs(("a", "b"), ("e", "f"))
+    assert filters.keep(5, reasons(DataConfig(), (3, 4), (2, 0), (5, 1))).tolist() == [True, False, True]
     assert filters.report.dropped["blank"] == 3
     assert filters.report.text() == "training pairs: 2 of 5 kept, dropped 3 with a blank side"
+    assert [is_blank(text) for text in ("", " \u3000\t", "a", " a")] == [True, True, False, False]
 
 
 def test_duplicates_are_pairs_seen_before_in_any_chunk() -> None:
-    filters = Filters(DataConfig(drop_duplicates=True))
-    assert filters.before(pairs(("a", "b"), ("a", "c"), ("a", "b"))) == pairs(("a", "b"), ("a", "c"))
-    assert filters.before(pairs(("a", "c"), ("ab", ""), ("d", "c"), ("d", "c"))) == pairs(("d", "c"))
-    assert filters.report.dropped == {"blank": 1, "duplicate": 3, "length": 0, "ratio": 0}
-    unfiltered = Filters(DataConfig())
-    assert len(unfiltered.before(pairs(("a", "b"), ("a", "b")))) == 2
+    data = DataConfig(drop_duplicates=True, max_length=5)
+    filters = Filters(data)
+    assert filters.seen is not None
+    for texts, long, kept in (("ab", 9, "a"), ("abcdd", 1, "cd"), ("", 1, "")):
+        new = filters.seen.add(hash_texts(text.encode() for text in texts))
+        keep = filters.keep(len(texts), reasons(data, *[(1, long if text == "b" else 1) for text in texts]), new)
+        assert "".join(text for text, is_kept in zip(texts, keep, strict=True) if is_kept) == kept
+    assert filters.report.dropped == {"blank": 0, "duplicate": 3, "length": 1, "ratio": 0}
+    assert Filters(DataConfig()).seen is None
 
 
 def test_lengths_and_ratios_count_tokens_and_each_pair_once() -> None:
-    filters = Filters(DataConfig(max_length=5, max_ratio=2.0))
-    filters.report.read = 6
-    source = [[1] * n for n in (5, 6, 2, 1, 1, 0)]
-    target = [[1] * n for n in (3, 6, 5, 2, 9, 4)]
-    assert filters.after(source, target).tolist() == [True, False, False, True, False, False]
+    data = DataConfig(max_length=5, max_ratio=2.0)
+    filters = Filters(data)
+    judged = reasons(data, (5, 3), (6, 6), (2, 5), (1, 2), (1, 9), (0, 4))
+    assert filters.keep(6, judged).tolist() == [True, False, False, True, False, False]
     assert filters.report.dropped == {"blank": 1, "duplicate": 0, "length": 2, "ratio": 1}
     assert filters.report.text() == (
         "training pairs: 2 of 6 kept, dropped 1 with a blank side, 2 longer than data.max_length, "
@@ -47,8 +49,7 @@ def test_lengths_and_ratios_count_tokens_and_each_pair_once() -> None:
 
 
 def test_filters_set_to_0_are_off() -> None:
-    filters = Filters(DataConfig(max_length=0, max_ratio=0.0))
-    assert filters.after([[1] * 9999], [[1]]).all()
+    assert reasons(DataConfig(max_length=0, max_ratio=0.0), (9999, 1)).tolist() == [0]
 
 
 def test_a_hash_set_is_a_set() -> None:
@@ -62,10 +63,12 @@ def test_a_hash_set_is_a_set() -> None:
             theirs.add(number)
     assert mine.contains(np.arange(900, dtype=np.uint64)).tolist() == [n in theirs for n in range(900)]
     assert len(mine._runs) < 8
+    again = HashSet(np.array([5, 3, 9], dtype=np.uint64))
+    assert again.add(np.array([9, 4, 4], dtype=np.uint64)).tolist() == [False, True, False]
 
 
 def test_hashes_are_the_same_everywhere() -> None:
-    assert hash_texts(["", "a\nb"]).tolist() == [13020603013274838756, 6888081726617775527]
+    assert hash_texts([b"", b"a\nb"]).tolist() == [13020603013274838756, 6888081726617775527]
 
 
 # ------------------------------------------------------------------------------------------------------------- overlap

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import pytest
 
 from nmt.config import DataConfig, TextCorpus, TokenizerConfig
 from nmt.data import store as module
+from nmt.data import workers as workers_module
+from nmt.data import writing
 from nmt.data.corpus import Pair
 from nmt.data.ragged import Ragged
 from nmt.data.store import CorpusRows, Store, prepare
-from nmt.data.tokenizer import Tokenizers, train_tokenizer
+from nmt.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
 from nmt.errors import DataError, NmtError
 
 ROWS = [(f"a small cat number {i}", f"un petit chat numéro {i} 日") for i in range(30)]
@@ -53,20 +56,22 @@ def data(tmp_path: Path) -> DataConfig:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(writing, "CHUNK", 4)
+    monkeypatch.setattr(writing, "PART", 8)
+    monkeypatch.setattr(module, "SLICE", 4)
 
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     """Where stores have been built."""
     places: list[Path] = []
-    build = module._build
+    build = writing.build
 
     def noting(place: Path, *others: Any) -> None:
         places.append(place)
         build(place, *others)
 
-    monkeypatch.setattr(module, "_build", noting)
+    monkeypatch.setattr(module, "build", noting)
     yield places
 
 
@@ -78,7 +83,10 @@ def test_what_goes_in_comes_out(tmp_path: Path, data: DataConfig, tokenizers: To
         ids = store.ids(row)
         assert ids[0].tolist() == tokenizers.source.encode(source)
         assert ids[1].tolist() == tokenizers.target.encode(target)
-        assert store.source_lengths[row] == len(ids[0]) and store.target_lengths[row] == len(ids[1])
+    assert [pair.source for pair in store.texts(np.array([7, 7, 2]))] == [ROWS[row][0] for row in (7, 7, 2)]
+    lengths = [(len(store.source[row]), len(store.target[row])) for row in range(30)]
+    assert store.longest == (max(one for one, _ in lengths), max(two for _, two in lengths))
+    assert store.mean_length == pytest.approx(sum(map(max, lengths)) / 30)
     assert store.corpora == (CorpusRows(0, 10, 2.0), CorpusRows(10, 30, 1.0))
     assert store.report.text() == (
         "training pairs: 30 of 33 kept, dropped 1 with a blank side, 1 seen before, 1 longer than data.max_length"
@@ -87,10 +95,19 @@ def test_what_goes_in_comes_out(tmp_path: Path, data: DataConfig, tokenizers: To
 
 def test_ids_take_two_bytes_and_are_mapped_not_read(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
     store = prepare(data, tokenizers, tmp_path / "store")
-    assert (store.folder / "source.ids").stat().st_size == 2 * store.source_lengths.sum()
-    assert isinstance(store.source.flat.base, np.memmap)
+    assert (store.folder / "source.ids").stat().st_size == 2 * store.source.lengths.sum()
+    assert store.source.flat.base is not None and not store.source.flat.flags.owndata
     with pytest.raises(ValueError, match="read-only"):
         store.source.flat[0] = 1
+
+
+def test_rows_are_taken_in_the_order_they_are_asked_for_in(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers
+) -> None:
+    store = prepare(data, tokenizers, tmp_path / "store")
+    rows = np.array([29, 0, 17, 17, 3, 28, 1, 4, 9])
+    for taken, side in zip(store.take(rows), (store.source, store.target), strict=True):
+        assert [taken[n].tolist() for n in range(len(rows))] == [side[row].tolist() for row in rows]
 
 
 def test_progress_counts_pairs_read(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
@@ -155,7 +172,7 @@ def test_a_failure_leaves_nothing_behind(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Column, "write", full)
+        patch.setattr(writing._Column, "write", full)
         with pytest.raises(NmtError, match="store: token ids cannot be written there: No space left on device"):
             prepare(data, tokenizers, tmp_path / "store")
     assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
@@ -184,9 +201,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from nmt.config import DataConfig
-from nmt.data import store as module
+from nmt.data import store as module, writing
 from nmt.data.tokenizer import Tokenizer, Tokenizers
-module.CHUNK, left = 4, int(sys.argv[4])
+writing.CHUNK, writing.PART = 4, 8
 def dying(act):
     def do(*arguments, **options):
         global left
@@ -195,40 +212,137 @@ def dying(act):
         left -= 1
         return act(*arguments, **options)
     return do
-module._Column.write = dying(module._Column.write)
-module.os.fsync = dying(os.fsync)
+writing._Column.write = dying(writing._Column.write)
+writing.os.fsync = dying(os.fsync)
 Path.rename = dying(Path.rename)
 tokenizer = Tokenizer.load(Path(sys.argv[2]))
 data = DataConfig.model_validate_json(sys.argv[1])
-module.prepare(data, Tokenizers(tokenizer, tokenizer), Path(sys.argv[3]))
+for left in map(int, sys.argv[4:]):
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        continue
+    folder = Path(sys.argv[3]) / str(left)
+    module.prepare(data, Tokenizers(tokenizer, tokenizer), folder, workers=1)
+    os._exit(0)
 """
+
+
+WHOLE = 98
+"""The writes, syncs and renames of a whole store of these corpora."""
+
+
+def kill(data: DataConfig, tokenizers: Tokenizers, folder: Path, *calls: int) -> list[int]:
+    """Have a preparing killed after so many writes, syncs and renames, each in the folder of that name; exit codes."""
+    tokenizers.source.save(folder / "x.model")
+    arguments = [data.model_dump_json(), str(folder / "x.model"), str(folder), *map(str, calls)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True, capture_output=True, text=True)
+    return [int(line) for line in done.stdout.splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_kill_anywhere_and_the_next_one_makes_it_whole(
     tmp_path: Path, data: DataConfig, tokenizers: Tokenizers
 ) -> None:
-    """At the first write, between files, before and after the rename."""
-    tokenizers.source.save(tmp_path / "x.model")
-    wanted = prepare(data, tokenizers, tmp_path / "sound")
-    for calls in (0, 17, 36, 44, 45, 46, 47):
-        arguments = [data.model_dump_json(), str(tmp_path / "x.model"), str(tmp_path / "store"), str(calls)]
-        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False, capture_output=True, text=True)
-        assert done.returncode in (-signal.SIGKILL, 0), done.stderr
+    """At writes, at syncs, before and after renames, most of all towards the end; once twice in a row."""
+    wanted = contents(prepare(data, tokenizers, tmp_path / "sound").folder)
+    calls = sorted({*range(0, WHOLE, 7), *range(WHOLE - 8, WHOLE + 1)})
+    assert kill(data, tokenizers, tmp_path, *calls) == [-signal.SIGKILL] * (len(calls) - 1) + [0]
+    assert kill(data, tokenizers, tmp_path, 42) == [-signal.SIGKILL]
+    for number in calls:
+        seen: list[int] = []
+        store = prepare(data, tokenizers, tmp_path / str(number), progress=lambda done, _: seen.append(done))  # noqa: B023
+        assert contents(store.folder) == wanted
+        assert sorted(path.name for path in store.folder.parent.iterdir()) == [
+            store.folder.name,
+            f"{store.folder.name}.lock",
+        ]
+        if number > 70 and seen:
+            assert seen[0] > 16, "what was finished is not done again"
+
+
+def test_a_part_that_is_damaged_is_done_again(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
+    wanted = contents(prepare(data, tokenizers, tmp_path / "sound").folder)
+    for damage in ("source.ids", "journal.json"):
+        stop(data, tokenizers, tmp_path / "store")
+        (partial,) = (tmp_path / "store").glob("*.partial")
+        (partial / damage).write_bytes((partial / damage).read_bytes()[:5])
         store = prepare(data, tokenizers, tmp_path / "store")
-        for name in ("source.ids", "target.offsets", "source.text", "target.places"):
-            assert (store.folder / name).read_bytes() == (wanted.folder / name).read_bytes()
-        assert not list((tmp_path / "store").glob("*.partial"))
-        for path in store.folder.iterdir():
-            path.unlink()
+        assert contents(store.folder) == wanted
+        shutil.rmtree(store.folder)
+
+
+def stop(data: DataConfig, tokenizers: Tokenizers, folder: Path, workers: int = 1) -> None:
+    """Have a preparing end by Ctrl-C after its second part."""
+
+    def progress(done: int, total: int | None) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(data, tokenizers, folder, workers=workers, progress=progress)
+
+
+# ------------------------------------------------------------------------------------------------------ many processes
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two chunks are enough for other processes to work on them."""
+    monkeypatch.setattr(writing, "FEW", 8)
+
+
+def test_as_many_processes_as_one_likes_make_the_same(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, many: None
+) -> None:
+    apart = Tokenizers(tokenizers.source, Tokenizer(tokenizers.target.to_bytes()))
+    wanted = contents(prepare(data, tokenizers, tmp_path / "one", workers=1).folder)
+    assert contents(prepare(data, apart, tmp_path / "two", workers=2).folder) == wanted
+    stop(data, tokenizers, tmp_path / "store", workers=2)
+    assert contents(prepare(data, tokenizers, tmp_path / "store", workers=1).folder) == wanted
+
+
+def test_what_a_process_finds_wrong_is_said_as_one_process_would(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, many: None
+) -> None:
+    lines = (tmp_path / "in" / "two.fr").read_bytes().split(b"\n")
+    (tmp_path / "in" / "two.fr").write_bytes(b"\n".join([*lines[:13], b"caf\xe9", *lines[14:]]))
+    for workers in (1, 2):
+        with pytest.raises(DataError, match=r"two\.fr:14: byte 4 is not UTF-8"):
+            prepare(data, tokenizers, tmp_path / "store", workers=workers)
+        assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
+
+
+def test_a_process_that_dies_is_told_of_and_nothing_half_written_is_used(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = "import os, sys; sys.stdin.buffer.readline(); os.kill(os.getpid(), 9)"
+    with monkeypatch.context() as patch:
+        patch.setattr(workers_module, "START", deadly)
+        with pytest.raises(NmtError, match=r"a process that was preparing pairs has ended \(exit code -9\)"):
+            prepare(data, tokenizers, tmp_path / "store", workers=2)
+    assert [path.suffix for path in (tmp_path / "store").iterdir()] == [".lock"]
+    assert len(prepare(data, tokenizers, tmp_path / "store", workers=1)) == 30
+
+
+def test_a_process_that_prepares_imports_no_torch() -> None:
+    code = "import sys, nmt.data.workers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_two_at_once_make_one_store(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
+    code = KILLED.replace("os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])", "child").replace("/ str(left)", "")
     tokenizers.source.save(tmp_path / "x.model")
-    arguments = [data.model_dump_json(), str(tmp_path / "x.model"), str(tmp_path / "store"), "-1"]
-    running = [subprocess.Popen([sys.executable, "-c", KILLED, *arguments]) for _ in range(3)]
-    assert [process.wait(60) for process in running] == [0, 0, 0]
+    arguments = [data.model_dump_json(), str(tmp_path / "x.model"), str(tmp_path / "store"), "-1", "-1", "-1"]
+    code += "assert [os.wait()[1] for _ in range(3)] == [0, 0, 0]"
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
     assert len(prepare(data, tokenizers, tmp_path / "store")) == 30
     assert not list((tmp_path / "store").glob("*.partial"))
+
+
+# -------------------------------------------------------------------------------------------------------------- ragged
 
 
 def test_rows_of_a_ragged_array() -> None:
@@ -237,6 +351,10 @@ def test_rows_of_a_ragged_array() -> None:
     assert [ragged[row].tolist() for row in range(3)] == [[1, 2, 3], [], [4]]
     taken = ragged.take(np.array([2, 0, 0, 1]))
     assert [taken[row].tolist() for row in range(4)] == [[4], [1, 2, 3], [1, 2, 3], []]
+    joined = Ragged.joined([ragged, taken])
+    assert [joined[row].tolist() for row in range(7)] == [[1, 2, 3], [], [4], [4], [1, 2, 3], [1, 2, 3], []]
+    selected = joined.select(np.array([False, True, False, True, False, True, False]))
+    assert [selected[row].tolist() for row in range(3)] == [[], [4], [1, 2, 3]]
     ids, mask = taken.fill(9, extra=1)
     assert ids.tolist() == [[4, 9, 9, 9], [1, 2, 3, 9], [1, 2, 3, 9], [9, 9, 9, 9]]
     assert mask.tolist() == [[n < length for n in range(4)] for length in (1, 3, 3, 0)]

@@ -44,7 +44,8 @@ def test_text_comes_back(tokenizer: Tokenizer) -> None:
         ids = tokenizer.encode(line)
         assert tokenizer.decode(ids) == line
         assert all(3 < i < len(tokenizer) for i in ids)
-    assert tokenizer.encode_batch(LINES) == [tokenizer.encode(line) for line in LINES]
+    batch = tokenizer.encode_batch(LINES)
+    assert [batch[row].tolist() for row in range(len(LINES))] == [tokenizer.encode(line) for line in LINES]
 
 
 @settings(max_examples=200)

@@ -1,0 +1,1 @@
+"""The speed of preparing, and what a large corpus costs training."""
