@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -118,6 +118,7 @@ def _assemble(source: Ragged, target: Ragged, rows: Numbers, special: tuple[int,
 # --------------------------------------------------------------------------------------------------------------- order
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where training gets its batches from."""
 
