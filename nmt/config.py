@@ -120,7 +120,12 @@ class JsonlCorpus(Frozen):
 
 
 class DatasetsCorpus(Frozen):
-    """Anything that ``datasets.load_dataset`` loads: a hub id, or a folder of parquet, arrow, csv or json files."""
+    """Anything that ``datasets.load_dataset`` loads: a hub id, or a folder of parquet, arrow, csv or json files.
+
+    With ``streaming`` it is read as it comes, pass after pass, and nothing of it is kept on disk: a training corpus
+    that is streamed is the only one, its sentences are shuffled within windows of some ten thousand only, and a
+    tokenizer is trained on its first pairs.
+    """
 
     format: Literal["datasets"]
     dataset: str = Field(min_length=1)
@@ -168,6 +173,21 @@ class DataConfig(Frozen):
     max_length: int = Field(default=250, ge=0)
     max_ratio: float = Field(default=0.0, ge=0.0)
     drop_duplicates: bool = False
+
+    @model_validator(mode="after")
+    def _stream(self) -> DataConfig:
+        if not any(isinstance(corpus, DatasetsCorpus) and corpus.streaming for corpus in self.train):
+            return self
+        if len(self.train) > 1 or self.train[0].weight != 1:
+            raise ValueError(
+                "a streamed training corpus is the only one, of weight 1: what is read as it comes cannot be mixed; "
+                "set streaming = false, or have datasets interleave them"
+            )
+        if self.drop_duplicates:
+            raise ValueError(
+                "drop_duplicates needs streaming = false: of a stream nothing is kept to tell a duplicate by"
+            )
+        return self
 
 
 # ----------------------------------------------------------------------------------------------------------- tokenizer

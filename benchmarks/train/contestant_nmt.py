@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.train import workload
 from nmt.config import Recipe
-from nmt.data.batching import Batch, BatchSource, collate
+from nmt.data.batching import Batch, Mark, collate
 from nmt.distributed import joined
 from nmt.models import build
 from nmt.training.allocator import keep_few_kernels, keep_freed_memory
@@ -61,8 +61,12 @@ class Dealer:
     def __init__(self, batches: list[list[workload.Pair]], processes: int) -> None:
         self.batches, self.processes = batches, processes
 
-    def plan(self, epoch: int, start: int = 0) -> Iterator[tuple[int, Callable[[], Batch]]]:
-        """Every batch, to be made by a call; where one could go on does not matter."""
+    def mark(self, place: int) -> Mark | None:
+        """Where one could go on does not matter."""
+        return None
+
+    def plan(self, epoch: int, start: int = 0, mark: Mark | None = None) -> Iterator[tuple[int, Callable[[], Batch]]]:
+        """Every batch, to be made by a call."""
         assert start == 0
         for batch in itertools.cycle(self.batches):
             for share in range(self.processes):
@@ -91,8 +95,7 @@ def main() -> None:
             new_model=lambda: build(wanted.model, workload.VOCABULARY, workload.VOCABULARY),
         )
         state = new_state(run, device, ranks)
-        source = cast(BatchSource, Dealer(batches, ranks.size))
-        trainer = Trainer(run, state, source, cast(Any, None), None, SilentReporter())
+        trainer = Trainer(run, state, Dealer(batches, ranks.size), cast(Any, None), None, SilentReporter())
         trainer.begin()
 
         def step(_: object) -> None:

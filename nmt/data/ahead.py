@@ -21,6 +21,7 @@ from nmt.config import DataConfig, Recipe, TokenizerConfig
 from nmt.data.corpus import describe, digest_corpus
 from nmt.data.filters import Overlap, find_overlaps
 from nmt.data.store import Store, prepare
+from nmt.data.streaming import streamed
 from nmt.data.tokenizer import TRAINING_LINES, Tokenizer, Tokenizers, train_tokenizers
 from nmt.data.writing import Progress, write_whole
 from nmt.errors import CheckpointError, ConfigError
@@ -53,6 +54,10 @@ def prepare_ahead(
     """
     if not recipe.data.train:
         raise ConfigError("the recipe has no data.train; name corpora there, or a folder with --data")
+    if (corpus := streamed(recipe.data)) is not None:
+        raise ConfigError(
+            f"{describe(corpus)}: is read as it comes, and nothing of it can be ready: set streaming = false"
+        )
     tokenizers = ready_tokenizers(recipe.data, recipe.tokenizer, recipe.training.seed, folder, note)
     store = prepare(recipe.data, tokenizers, folder, workers=workers, progress=progress)
     ready_overlaps(recipe.data, folder)

@@ -8,20 +8,25 @@ it had never stopped.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from nmt.data.order import Epoch, mix, random_of, shuffled
+from nmt.data.corpus import Pair
+from nmt.data.order import Bits, Epoch, mix, random_of, shuffled
 from nmt.data.ragged import Numbers, Ragged
 from nmt.data.store import Store
 from nmt.data.tokenizer import Tokenizers
 
-__all__ = ["Batch", "BatchSource", "collate", "pad"]
+__all__ = ["Batch", "BatchSource", "Mark", "Source", "Window", "collate", "cut_anew", "pad", "seeds_of"]
+
+Mark = dict[str, Any]
+"""What is needed beside a place to begin there, ready for JSON."""
 
 WINDOW = 128
 """Sentences of like length are sought among about this many batches' worth of shuffled ones."""
@@ -113,6 +118,21 @@ def _assemble(source: Ragged, target: Ragged, rows: Numbers, special: tuple[int,
 # --------------------------------------------------------------------------------------------------------------- order
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Where training gets its batches from."""
+
+    def plan(self, epoch: int, start: int = 0, mark: Mark | None = None) -> Iterator[tuple[int, Callable[[], Batch]]]:
+        """The batches of an epoch from place ``start`` on, each to be made by a call: who wants one in two need not
+        make the other. Beside each stands the place after it. ``mark`` is that of the place.
+        """
+        ...
+
+    def mark(self, place: int) -> Mark | None:
+        """What :meth:`plan` needs to begin at a place it has just come by; None where the place says it all."""
+        ...
+
+
 class BatchSource:
     """The batches of each epoch, in an order of which every place can be had at once.
 
@@ -142,11 +162,10 @@ class BatchSource:
         """The batches of an epoch from place ``start`` on."""
         return (make() for _, make in self.plan(epoch, start))
 
-    def plan(self, epoch: int, start: int = 0) -> Iterator[tuple[int, Callable[[], Batch]]]:
-        """The same batches, each to be made by a call: who wants one in two need not make the other.
+    def mark(self, place: int) -> Mark | None:
+        return None
 
-        Beside each stands the place after it.
-        """
+    def plan(self, epoch: int, start: int = 0, mark: Mark | None = None) -> Iterator[tuple[int, Callable[[], Batch]]]:
         order = Epoch(self.store.corpora, random_of(self.seed, epoch))
         number, done = divmod(start, self._window)
         for first in range(number * self._window, order.size, self._window):
@@ -156,33 +175,50 @@ class BatchSource:
                 yield after, functools.partial(window.batch, members, self._special)
             done = 0
 
-    def _read(self, order: Epoch, epoch: int, first: int) -> tuple[_Window, list[Numbers]]:
+    def _read(self, order: Epoch, epoch: int, first: int) -> tuple[Window, list[Numbers]]:
         """The window that begins at a place, with its batches: which of its sentences go together."""
         rows, times = order.rows(first, first + self._window)
         sides = self._cut_anew(rows, times, epoch) if self.sampling else self.store.take(rows)
-        window = _Window(rows, *sides)
-        random = random_of(self.seed, epoch, first // self._window + 1)
-        batches = _bucket(*window.lengths, self.batch_tokens, random)
-        return window, [batches[i] for i in shuffled(random, len(batches))]
+        window = Window(rows, *sides)
+        return window, window.batches(self.batch_tokens, random_of(self.seed, epoch, first // self._window + 1))
 
     def _cut_anew(self, rows: Numbers, times: Numbers, epoch: int) -> tuple[Ragged, Ragged]:
         """The sentences cut into pieces at random, as a function of seed, epoch, row and time alone."""
-        store, tokenizers = self.store, self.tokenizers
-        sources, targets = [], []
-        key = np.uint64(random_of(self.seed, epoch).random_raw())
-        seeds = mix(rows + times * len(store), key)
-        for row, seed, text in zip(rows.tolist(), seeds.tolist(), store.texts(rows), strict=True):
-            source = tokenizers.source.sample(text.source, self.sampling, seed & 0xFFFFFFFF)
-            target = tokenizers.target.sample(text.target, self.sampling, seed >> 32)
-            if store.max_length and max(len(source), len(target)) > store.max_length:
-                source, target = (ids.tolist() for ids in store.ids(row))  # the limit is on what the model sees
-            sources.append(source)
-            targets.append(target)
-        return Ragged.of(sources), Ragged.of(targets)
+        store = self.store
+        seeds = seeds_of(self.seed, epoch, rows + times * len(store))
+        return cut_anew(self.tokenizers, store.texts(rows), seeds, self.sampling, store.max_length, store.take(rows))
+
+
+def seeds_of(seed: int, epoch: int, places: Numbers) -> Bits:
+    """64 random bits a place, from seed, epoch and place alone."""
+    return mix(places, np.uint64(random_of(seed, epoch).random_raw()))
+
+
+def cut_anew(
+    tokenizers: Tokenizers,
+    pairs: Iterable[Pair],
+    seeds: Bits,
+    strength: float,
+    longest: int,
+    plain: tuple[Ragged, Ragged],
+) -> tuple[Ragged, Ragged]:
+    """Sentence pairs cut into pieces at random, each by its seed; ``plain`` are the ids that they have otherwise.
+
+    A pair that comes out longer than ``longest`` pieces a side, if that is not 0, keeps its plain ids.
+    """
+    sources, targets = [], []
+    for number, (pair, seed) in enumerate(zip(pairs, seeds.tolist(), strict=True)):
+        source = tokenizers.source.sample(pair.source, strength, seed & 0xFFFFFFFF)
+        target = tokenizers.target.sample(pair.target, strength, seed >> 32)
+        if longest and max(len(source), len(target)) > longest:
+            source, target = (side[number].tolist() for side in plain)  # the limit is on what the model sees
+        sources.append(source)
+        targets.append(target)
+    return Ragged.of(sources), Ragged.of(targets)
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """Sentence pairs among which like lengths are sought, and which rows they are."""
 
     rows: Numbers
@@ -193,6 +229,11 @@ class _Window:
     def lengths(self) -> tuple[Numbers, Numbers]:
         """Source and target lengths, EOS counted."""
         return self.source.lengths + 1, self.target.lengths + 1
+
+    def batches(self, budget: int, random: np.random.Philox) -> list[Numbers]:
+        """Which of its sentences go together, in random order; each batch has at most ``budget`` places a side."""
+        batches = _bucket(*self.lengths, budget, random)
+        return [batches[i] for i in shuffled(random, len(batches))]
 
     def batch(self, members: Numbers, special: tuple[int, int, int]) -> Batch:
         """Some members as a batch."""

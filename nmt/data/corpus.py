@@ -23,6 +23,7 @@ from nmt.errors import ConfigError, DataError
 __all__ = [
     "Chunk",
     "Pair",
+    "PairStream",
     "describe",
     "digest_corpus",
     "read_chunks",
@@ -299,6 +300,41 @@ def _read_datasets(corpus: DatasetsCorpus) -> Iterator[Pair]:
                 yield Pair(_field(record, corpus.source, where), _field(record, corpus.target, where))
     except _unreadable() as error:
         raise DataError(f"{name}, after row {number}: cannot be read: {_first_line(error)}") from error
+
+
+class PairStream:
+    """The pairs of a data set as they come, from the place on whose ``mark`` is given; at the beginning without one.
+
+    Raises ConfigError and DataError as :func:`load_dataset` does.
+    """
+
+    def __init__(self, corpus: DatasetsCorpus, mark: dict[str, Any] | None = None) -> None:
+        rows = load_dataset(corpus)
+        self._corpus, self._number = corpus, 0
+        self._rows = rows if hasattr(rows, "load_state_dict") else rows.to_iterable_dataset()
+        if mark is not None:
+            self._number = int(mark["pairs"])
+            self._rows.load_state_dict(mark["stream"])
+        self._iterator = iter(self._rows)
+
+    def read(self, number: int) -> list[Pair]:
+        """The next pairs, so many or as many as there are left.
+
+        Raises DataError, with the number of the row, for what cannot be read or has no such columns.
+        """
+        name, pairs = describe(self._corpus), []
+        try:
+            for record in itertools.islice(self._iterator, number):
+                self._number += 1
+                where = f"{name}, row {self._number}"
+                pairs.append(Pair(*(_field(record, key, where) for key in (self._corpus.source, self._corpus.target))))
+        except _unreadable() as error:
+            raise DataError(f"{name}, after row {self._number}: cannot be read: {_first_line(error)}") from error
+        return pairs
+
+    def mark(self) -> dict[str, Any]:
+        """Where the stream stands, by the state that ``datasets`` has of it; ready for JSON."""
+        return {"pairs": self._number, "stream": self._rows.state_dict()}
 
 
 def load_dataset(corpus: DatasetsCorpus) -> Any:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nmt.data.ragged import Numbers
 from nmt.data.store import CorpusRows
 
-__all__ = ["Epoch", "Permutation", "mix", "random_of", "shuffled"]
+__all__ = ["Bits", "Epoch", "Permutation", "mix", "random_of", "shuffled"]
 
 ROUNDS = 8
 """Rounds of the Feistel network; four are enough in theory where each has a random function of its own."""

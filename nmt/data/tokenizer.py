@@ -24,7 +24,7 @@ import numpy as np
 import sentencepiece
 
 from nmt.config import DataConfig, TokenizerConfig
-from nmt.data.corpus import read_pairs
+from nmt.data.corpus import Pair, read_pairs
 from nmt.data.ragged import Ragged
 from nmt.data.segmentation import Sampler
 from nmt.data.words import Encoder
@@ -245,6 +245,8 @@ class Tokenizers:
 def train_tokenizers(data: DataConfig, config: TokenizerConfig, seed: int) -> Tokenizers:
     """The recipe's tokenizers: those it names, or else trained on all its training corpora, weights not counted.
 
+    Of a corpus that is streamed the first half million pairs are taken.
+
     Raises ConfigError for a vocabulary that the text cannot give, DataError for corpora that break their contract,
     CheckpointError for a named model that cannot be loaded.
     """
@@ -253,7 +255,9 @@ def train_tokenizers(data: DataConfig, config: TokenizerConfig, seed: int) -> To
         return Tokenizers(source, source if config.joint else Tokenizer.load(config.target_model))
     if not data.train:
         raise ConfigError("data.train: no training corpus is given, and a tokenizer needs one")
-    pairs = (pair for corpus in data.train for pair in read_pairs(corpus))
+    pairs: Iterable[Pair] = (pair for corpus in data.train for pair in read_pairs(corpus))
+    if any(corpus.format == "datasets" and corpus.streaming for corpus in data.train):
+        pairs = itertools.islice(pairs, TRAINING_LINES // 8)  # a stream may have no end
     if config.joint:
         joint = train_tokenizer((line for pair in pairs for line in (pair.source, pair.target)), config, seed=seed)
         return Tokenizers(joint, joint)

@@ -19,7 +19,7 @@ from pathlib import Path
 from torch.nn.utils import clip_grad_norm_
 
 from nmt.checkpoint import Checkpoint, Run, check_folder, goodness
-from nmt.data.batching import Batch, BatchSource
+from nmt.data.batching import Batch, Source
 from nmt.errors import CheckpointError, DivergedError, Interrupted
 from nmt.models import Seq2Seq
 from nmt.training.allocator import forget_most_memory, most_memory
@@ -50,7 +50,7 @@ class Trainer:
         self,
         run: Run,
         state: TrainingState,
-        source: BatchSource,
+        source: Source,
         validator: Validator,
         log: Log | None,
         reporter: Reporter,
@@ -124,10 +124,10 @@ class Trainer:
         """Batches, yet to be made, from the position on, epoch after epoch."""
         position = self.state.position
         while True:
-            for after, batch in self.source.plan(position.epoch, position.batch):
-                position.batch = after
+            for after, batch in self.source.plan(position.epoch, position.batch, position.mark):
+                position.batch, position.mark = after, self.source.mark(after)
                 yield batch
-            position.epoch, position.batch = position.epoch + 1, 0
+            position.epoch, position.batch, position.mark = position.epoch + 1, 0, None
 
     def _update(self) -> float:
         """One optimiser step; one whose gradient is not finite is skipped and counted. Gives the gradient's norm.

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from nmt.checkpoint import Checkpoint, Run
-from nmt.config import AnyCorpus, Recipe
+from nmt.config import LARGEST, AnyCorpus, Recipe
 from nmt.data.ahead import ready_overlaps, ready_tokenizers, store_folder
-from nmt.data.batching import BatchSource
-from nmt.data.corpus import Pair, describe, read_eval_pairs
-from nmt.data.store import Store, prepare
+from nmt.data.batching import BatchSource, Source
+from nmt.data.corpus import Pair, describe, digest_corpus, read_eval_pairs
+from nmt.data.store import prepare
+from nmt.data.streaming import StreamSource, streamed
 from nmt.decoding.translator import pick_device
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -94,27 +95,9 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             if new_pace(training).is_over(state.position) and not run.lacks_average():
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
-        store = prepare(
-            recipe.data,
-            run.tokenizers,
-            session.kept,
-            workers=torch.get_num_threads(),
-            progress=reporter.prepared,
-        )
-        reporter.note(store.report.text())
-        _check_same_data(state, store, session)
-        if ranks.is_first:
-            for overlap in ready_overlaps(recipe.data, session.kept):
-                reporter.warn(overlap.text())
-        source = BatchSource(
-            store,
-            run.tokenizers,
-            batch_tokens=training.batch_tokens,
-            seed=training.seed,
-            sampling=recipe.tokenizer.sampling,
-        )
+        source, longest_sides = _source(run, state, session, reporter, ranks)
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
-        _check_positions(recipe, state.model, store, validator)
+        _check_positions(recipe, state.model, longest_sides, validator)
         ranks.wait()
         with _log(run, log_size, ranks) as log:
             trainer = Trainer(run, state, source, validator, log, reporter)
@@ -142,6 +125,29 @@ def check(recipe: Recipe, session: Session) -> None:
     # A run that ended before its first checkpoint, such as one whose corpora could not be read, is begun anew.
     if not session.resume and any((session.folder / kept).exists() for kept in ("resume", "models")):
         raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
+
+
+def _source(
+    run: Run, state: TrainingState, session: Session, reporter: Reporter, ranks: Ranks
+) -> tuple[Source, tuple[int, int]]:
+    """Where the batches come from, and how many tokens a side may have: a store, or a corpus as it is read."""
+    recipe, training = run.recipe, run.recipe.training
+    how: dict[str, Any] = {"batch_tokens": training.batch_tokens, "seed": training.seed}
+    how["sampling"] = recipe.tokenizer.sampling
+    if (corpus := streamed(recipe.data)) is not None:
+        _check_same_data(state, digest_corpus(corpus), session)
+        reporter.note(f"{describe(corpus)}: read as it comes; it is not searched for validation and test lines")
+        source = StreamSource(recipe.data, run.tokenizers, **how, note=reporter.note)
+        return source, (recipe.data.max_length or LARGEST,) * 2
+    store = prepare(
+        recipe.data, run.tokenizers, session.kept, workers=torch.get_num_threads(), progress=reporter.prepared
+    )
+    reporter.note(store.report.text())
+    _check_same_data(state, store.folder.name, session)
+    if ranks.is_first:
+        for overlap in ready_overlaps(recipe.data, session.kept):
+            reporter.warn(overlap.text())
+    return BatchSource(store, run.tokenizers, **how), store.longest
 
 
 def _device(name: str, ranks: Ranks) -> torch.device:
@@ -215,19 +221,21 @@ def _validation_pairs(corpus: AnyCorpus) -> list[Pair]:
     return pairs
 
 
-def _check_same_data(state: TrainingState, store: Store, session: Session) -> None:
+def _check_same_data(state: TrainingState, data: str, session: Session) -> None:
     """Raise ConfigError where a resumed run would go on in the middle of other data; ``force`` lets it."""
-    if state.data and state.data != store.folder.name and not session.force:
-        raise ConfigError(
-            f"{session.folder}: the training corpora or their filters are not those this run began with; "
-            f"--force goes on with the new ones"
-        )
-    state.data = store.folder.name
+    if state.data and state.data != data:
+        if not session.force:
+            raise ConfigError(
+                f"{session.folder}: the training corpora or their filters are not those this run began with; "
+                f"--force goes on with the new ones"
+            )
+        state.position.mark = None
+    state.data = data
 
 
-def _check_positions(recipe: Recipe, model: Seq2Seq, store: Store, validator: Validator) -> None:
+def _check_positions(recipe: Recipe, model: Seq2Seq, longest_sides: tuple[int, int], validator: Validator) -> None:
     """Raise ConfigError where a sentence is longer than the positions that the model learns."""
-    for side, part, most in zip(("encoder", "decoder"), (model.encoder, model.decoder), store.longest, strict=True):
+    for side, part, most in zip(("encoder", "decoder"), (model.encoder, model.decoder), longest_sides, strict=True):
         limit = longest(part)
         if limit is None:
             continue
@@ -235,9 +243,9 @@ def _check_positions(recipe: Recipe, model: Seq2Seq, store: Store, validator: Va
         valid = max((batch.source if side == "encoder" else batch.target_in).shape[1] for batch in validator.batches)
         if max(train, valid) > limit:
             least = f", or set data.max_length to {limit - 1} or less" if valid <= limit > 1 else ""
+            length = "any length" if most == LARGEST else f"up to {max(train, valid)} tokens"
             raise ConfigError(
-                f"model.{side}.max_positions: {limit} are too few for sentences of up to {max(train, valid)} tokens: "
-                f"raise it{least}"
+                f"model.{side}.max_positions: {limit} are too few for sentences of {length}: raise it{least}"
             )
 
 

@@ -27,6 +27,7 @@ from nmt.checkpoint import (
     weights,
     write_folder,
 )
+from nmt.data.batching import Mark
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError
 from nmt.models import Seq2Seq
@@ -58,7 +59,8 @@ class Interval:
 
 @dataclass
 class Position:
-    """Where a training stands. ``batch`` is the place of the next batch in ``epoch``, as ``BatchSource.plan`` counts.
+    """Where a training stands. ``batch`` is the place of the next batch in ``epoch``, as ``Source.plan`` counts, and
+    ``mark`` what else is needed to begin there.
 
     ``halved`` counts how often memory ran out; since then a batch has at most ``room`` tokens, padding counted, 0 being
     no bound.
@@ -70,6 +72,7 @@ class Position:
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    mark: Mark | None = None
     tokens: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0

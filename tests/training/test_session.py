@@ -8,6 +8,7 @@ import errno
 import hashlib
 import io
 import itertools
+import json
 import math
 import os
 import shutil
@@ -21,7 +22,7 @@ import pytest
 import torch
 
 from nmt.checkpoint import Run
-from nmt.config import Recipe, parse_recipe
+from nmt.config import DataConfig, Recipe, parse_recipe
 from nmt.data.batching import Batch
 from nmt.decoding.translator import Translator
 from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, TrainingError
@@ -126,6 +127,39 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(family: str, co
     train(wanted, session(stopped, resume=True), Recorder())
     assert fingerprint(stopped) == fingerprint(straight)
     assert losses(stopped) == losses(straight)
+
+
+def test_a_run_on_a_stream_goes_on_where_it_was(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the state that datasets has of the stream, which the checkpoint keeps; nothing is tokenised ahead."""
+    monkeypatch.setattr("nmt.data.streaming.WINDOW", 2)
+    sides = [(corpus / f"train.{language}").read_text(encoding="utf-8").splitlines() for language in ("en", "fr")]
+    rows = [json.dumps({"en": source, "fr": target}) for source, target in zip(*sides, strict=True)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    stream = {"format": "datasets", "dataset": str(tmp_path / "train.jsonl"), "source": "en", "target": "fr"}
+    wanted = recipe(corpus, "gru", "gru", "tokenizer.sampling=0.1")
+    data = DataConfig.model_validate({**wanted.data.model_dump(), "train": {**stream, "streaming": True}})
+    wanted = wanted.model_copy(update={"data": data})
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    told = Recorder()
+    train(wanted, session(straight), told)
+    assert any("read as it comes" in note for note in told.notes)
+    with pytest.raises(Interrupted):
+        train(wanted, session(stopped), Recorder({7: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    train(wanted, session(stopped, resume=True), Recorder())
+    assert fingerprint(stopped) == fingerprint(straight)
+    assert losses(stopped) == losses(straight)
+    assert {path.suffix for path in (tmp_path / "store").iterdir()} == {".tokenizers"}
+    unbounded = {"model": parse_recipe(LEARNED).model, "data": data.model_copy(update={"max_length": 0})}
+    with pytest.raises(ConfigError, match=r"sentences of any length: raise it, or set data\.max_length to"):
+        train(wanted.model_copy(update=unbounded), session(tmp_path / "learned"), Recorder())
+
+
+LEARNED = """
+[model]
+embedding = 32
+encoder = { type = "transformer", layers = 1, width = 32, feed_forward = 64, heads = 2, positions = "learned" }
+decoder = { type = "gru", width = 32 }
+"""
 
 
 def test_the_log_says_why_a_run_is_slow(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
