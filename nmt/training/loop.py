@@ -35,7 +35,7 @@ from nmt.training.validation import Scores, Validator
 
 __all__ = ["Trainer"]
 
-#: Steps in a row whose gradient is not finite before training goes back to its last checkpoint.
+#: Steps in a row whose loss or gradient is not finite before training goes back to its last checkpoint.
 MAX_SKIPPED_IN_A_ROW = 5
 #: How often a run may go back, each time at half the rate.
 MAX_RETREATS = 3
@@ -110,7 +110,8 @@ class Trainer:
         batches = self._next_batches()
         waiting = time.monotonic() - began
         loss, tokens = self.gradients.backward(batches)
-        norm = self._update()
+        (loss,) = self.ranks.total(loss)
+        norm = self._update(loss)
         self._count(batches, loss, norm, waiting)
         self._tell(tokens)
 
@@ -129,10 +130,10 @@ class Trainer:
                 yield batch
             position.epoch, position.batch = position.epoch + 1, 0
 
-    def _update(self) -> float:
-        """One optimiser step; one whose gradient is not finite is skipped and counted. Gives the gradient's norm.
+    def _update(self, loss: float) -> float:
+        """One optimiser step; one whose loss or gradient is not finite is skipped and counted.
 
-        Raises DivergedError where several in a row were skipped.
+        Gives the gradient's norm. Raises DivergedError where several in a row were skipped.
         """
         state, position = self.state, self.state.position
         parameters = list(state.model.parameters())
@@ -141,19 +142,19 @@ class Trainer:
         self._rate = state.schedule.learning_rate(position.step, self.pace.total_steps(position))
         for group in state.optimizer.param_groups:
             group["lr"] = self._rate
-        if math.isfinite(norm):
+        if math.isfinite(loss) and math.isfinite(norm):
             state.optimizer.step()
             position.skipped_in_a_row = 0
         else:
             position.skipped += 1
             position.skipped_in_a_row += 1
             self.reporter.warn(
-                f"step {position.step}, epoch {position.epoch}, batch {position.batch}: the gradient is not finite; "
-                f"the step is skipped"
+                f"step {position.step}, epoch {position.epoch}, batch {position.batch}: the "
+                f"{'gradient' if math.isfinite(loss) else 'loss'} is not finite; the step is skipped"
             )
         state.optimizer.zero_grad(set_to_none=True)
         if position.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-            raise DivergedError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite")
+            raise DivergedError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row had losses or gradients that are not finite")
         return norm
 
     def _retreat(self, reason: DivergedError) -> Position:
@@ -192,11 +193,11 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------- what is said of it
 
     def _count(self, batches: list[Batch], loss: float, norm: float, waiting: float) -> None:
-        """Add this step of all processes to the interval."""
+        """Add this step, of which ``loss`` and ``norm`` are those of all processes, to the interval."""
         interval = self.state.interval
         masks = [mask for batch in batches for mask in (batch.source_mask, batch.target_mask)]
         own = sum(mask.numel() for mask in masks), sum(int(mask.sum()) for mask in masks)
-        loss, waiting, places, filled, halvings = self.ranks.total(loss, waiting, *own, self.gradients.halvings)
+        waiting, places, filled, halvings = self.ranks.total(waiting, *own, self.gradients.halvings)
         interval.steps += 1
         interval.waiting += waiting / self.ranks.size
         interval.places += int(places)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nmt.checkpoint import Checkpoint, Run
+from nmt.checkpoint import Checkpoint, Run, has_checkpoint, recover
 from nmt.config import AnyCorpus, Recipe
 from nmt.data.batching import BatchSource
 from nmt.data.corpus import Pair, describe, read_eval_pairs
@@ -130,7 +130,13 @@ def check(recipe: Recipe, session: Session) -> None:
     if session.resume and not (session.folder / "run.json").exists():
         raise CheckpointError(f"{session.folder}: there is no run to resume; leave out --resume to begin one")
     # A run that ended before its first checkpoint, such as one whose corpora could not be read, is begun anew.
-    if not session.resume and any((session.folder / kept).exists() for kept in ("resume", "models")):
+    begun = has_checkpoint(session.folder)
+    if session.resume and not begun:
+        raise CheckpointError(
+            f"{session.folder}: there is no checkpoint to go on from: it has no resume/step-N; leave out --resume to "
+            f"begin anew"
+        )
+    if not session.resume and (begun or any((session.folder / "models").glob("[!.]*"))):
         raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
 
 
@@ -189,6 +195,8 @@ def _tokenizers(recipe: Recipe, reporter: Reporter) -> Tokenizers:
 def _resumed(recipe: Recipe, session: Session) -> Run:
     """The run in the folder, if its recipe is the given one."""
     run = Run.open(session.folder)
+    for parent in ("resume", "models"):
+        recover(run.folder / parent)
     differences = _differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
     if not differences:
         return run

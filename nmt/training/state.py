@@ -6,7 +6,6 @@ and the size of the log: a run that stops after a checkpoint and goes on from it
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from nmt.checkpoint import (
     load_weights,
     read_json,
     read_tensors,
+    remove_folder,
     tensor_bytes,
     weights,
     write_folder,
@@ -244,4 +244,4 @@ def remove_older(parent: Path, keep: int) -> None:
     folders = [path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdigit()]
     folders.sort(key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
     for folder in folders[keep:]:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
