@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
@@ -86,7 +85,7 @@ class Trainer:
                 continue
             if self._any(stop):
                 self._save()
-                raise Interrupted(self._farewell(stop), stop.signal_number or signal.SIGTERM)
+                raise Interrupted(self._farewell(stop), stop.ending)
             if not position.skipped_in_a_row and self.pace.saves(position):
                 with self._unless_unsaved_again():
                     self._save()

@@ -30,6 +30,11 @@ class StopRequest:
         """The signal's name, such as SIGTERM; empty before there was one."""
         return "" if self.signal_number is None else signal.Signals(self.signal_number).name
 
+    @property
+    def ending(self) -> int:
+        """The signal whose exit code the run ends with: SIGINT, or SIGTERM for all others that ask for the same."""
+        return signal.SIGINT if self.signal_number == signal.SIGINT else signal.SIGTERM
+
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
