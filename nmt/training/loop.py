@@ -28,7 +28,7 @@ from nmt.training.gradients import Gradients, Objective
 from nmt.training.pace import new_pace
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
-from nmt.training.signals import StopRequest
+from nmt.training.signals import Stopped, StopRequest
 from nmt.training.state import Interval, Position, TrainingState
 from nmt.training.validation import Scores, Validator
 
@@ -76,13 +76,15 @@ class Trainer:
         self.begin()
         while not self._is_over() or position.validated != position.step:
             try:
-                if not self._is_over():
+                if not self._is_over() and not self._awaits_validation():
                     self.step()
                 if self._is_over() or self.pace.validates(position):
-                    self._validate()
+                    self._validate(stop)
             except DivergedError as error:
                 position = self._retreat(error)
                 continue
+            except Stopped:
+                pass  # the validation is the first thing that the resumed run does
             if self._any(stop):
                 self._save()
                 raise Interrupted(self._farewell(stop), stop.ending)
@@ -249,10 +251,18 @@ class Trainer:
         position.cpu_seconds += all_cpu_seconds
         return all_seconds / self.ranks.size
 
-    def _validate(self) -> None:
-        """Score the model, keep it where it is among the best, hear what the schedule makes of it."""
+    def _awaits_validation(self) -> bool:
+        """Whether the last step is one to validate after and that has not been done: a signal stopped it."""
         position = self.state.position
-        scores = self._scores(self.state.model)
+        return 0 < position.step != position.validated and self.pace.validates(position)
+
+    def _validate(self, stop: StopRequest) -> None:
+        """Score the model, keep it where it is among the best, hear what the schedule makes of it.
+
+        Raises Stopped, with nothing changed, where a stop was requested meanwhile.
+        """
+        position = self.state.position
+        scores = self._scores(self.state.model, stop)
         value = goodness(self.config.metric, scores.by_metric())
         best = position.best_score is None or value > position.best_score
         if best:
@@ -284,15 +294,21 @@ class Trainer:
         self.ranks.wait()
         self.pace.validated(position, self._lap())  # tokens a second are counted without validations
 
-    def _scores(self, model: Seq2Seq) -> Scores:
+    def _scores(self, model: Seq2Seq, stop: StopRequest) -> Scores:
         """The validation of a model, by the first process for all.
 
-        Raises DivergedError where the loss is no number.
+        Raises DivergedError where the loss is no number, Stopped where the first process was told to stop.
         """
-        figures = (math.nan,) * len(fields(Scores))
+        stopped, figures = False, (math.nan,) * len(fields(Scores))
         if self.ranks.is_first:
-            figures = astuple(self.validator(model, self.device, self.dtype))
-        scores = Scores(*self.ranks.of_first(*figures))
+            try:
+                figures = astuple(self.validator(model, self.device, self.dtype, stop))
+            except Stopped:
+                stopped = True
+        stopped_first, *values = self.ranks.of_first(stopped, *figures)
+        if stopped_first:
+            raise Stopped
+        scores = Scores(*values)
         if not math.isfinite(scores.loss):
             raise DivergedError("the loss of the validation set is not a number any more")
         return scores

@@ -6,7 +6,11 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-__all__ = ["StopRequest"]
+__all__ = ["StopRequest", "Stopped"]
+
+
+class Stopped(Exception):
+    """What can be done again was left in the middle because a stop was requested."""
 
 
 class StopRequest:
