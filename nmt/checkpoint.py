@@ -189,7 +189,9 @@ def _replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
     manifest = json.loads(_manifest(files))
     before = _listed(folder)
     if changed := {name: before[name] for name in files if name in before and before[name] != manifest[name]}:
-        both = {name: {**entry, "before": changed[name]} if name in changed else entry for name, entry in manifest.items()}
+        both = {
+            name: {**entry, "before": changed[name]} if name in changed else entry for name, entry in manifest.items()
+        }
         _replace(folder / MANIFEST, json_bytes(both))
     for name, content in files.items():
         if before.get(name) != manifest[name] or name in changed:

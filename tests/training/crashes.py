@@ -1,4 +1,4 @@
-"""Trainings that are killed, at random moments and at chosen calls of the system, and gone on with; test_crash.py looks.
+"""Trainings that are killed, at random moments and at chosen calls of the system, and gone on with.
 
 One process imports torch and forks for every life of a run, so that a kill costs no start. As a script, for as many
 kills as one has time for, it prints what it found as JSON and ends with 1 where a killed run differs from the straight
@@ -38,7 +38,7 @@ from nmt.training.report import SilentReporter, read_log
 from nmt.training.session import Session, train
 from tests.training.recipes import small_recipe
 
-__all__ = ["FAMILIES", "calls_of_a_save", "calls_of_a_training", "calls_of_new_recipes", "killed_runs"]
+__all__ = ["FAMILIES", "GRACEFUL"]
 
 #: The families, each under another schedule: what a schedule remembers has to come back too.
 FAMILIES = {

@@ -534,6 +534,7 @@ def test_a_run_that_never_came_to_a_checkpoint_is_begun_anew(corpus: Path, tmp_p
     with pytest.raises(DataError, match=r"nothing is left to train on"):
         train(recipe(corpus, "gru", "gru", *two), session(tmp_path / "run"), Recorder())
     assert (tmp_path / "run" / "run.json").exists()
+    (tmp_path / "run" / "resume" / ".step-0.7.tmp").mkdir(parents=True)  # killed in its first save
     with pytest.raises(CheckpointError, match=r"no resume/step-N; leave out --resume to begin anew"):
         train(recipe(corpus, "gru", "gru", *two), session(tmp_path / "run", resume=True), Recorder())
     train(recipe(corpus), session(tmp_path / "run"), Recorder())
