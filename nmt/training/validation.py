@@ -96,7 +96,7 @@ def _stoppable(model: Seq2Seq, stop: StopRequest | None) -> Iterator[None]:
         if stop:
             raise Stopped
 
-    hook = model.encoder.register_forward_pre_hook(look)
+    hook = model.get_submodule("encoder").register_forward_pre_hook(look)
     try:
         yield
     finally:

@@ -66,7 +66,7 @@ def family_recipe(corpus: Path, family: str, steps: int) -> Recipe:
     return small_recipe(
         corpus, family, family, *CHANCE,
         f"training.max_steps={steps}", f"training.validate_every={2 * every}", f"training.save_every={every}",
-        "training.log_every=1", "training.average=2", f"training.patience={steps}", "training.metric=loss",
+        "training.log_every=1", "training.average=2", f"training.patience={steps}", "training.metric=bleu",
         "training.validation_beam=1", f"training.schedule={FAMILIES[family]}",
     )  # fmt: skip
 
@@ -96,7 +96,7 @@ class Calls:
             fsync(descriptor)
             self._call(f"fsync {Path(name).name}")
 
-        os.fsync = watched
+        os.fsync = watched  # type: ignore[assignment]
         sys.addaudithook(self._heard)
         return self
 
@@ -125,8 +125,9 @@ def born(action: Callable[[], None]) -> int:
         code = 0
     except Interrupted as error:
         code = error.exit_code
-    except KeyboardInterrupt:
-        code = 130
+    except KeyboardInterrupt:  # there was nothing to save yet
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -362,7 +363,7 @@ def calls_of_new_recipes(folder: Path, tokenizers: Tokenizers) -> list[list[Any]
 def warm(corpus: Path, folder: Path) -> Tokenizers:
     """Import and make whatever a training imports and makes once, so that the forked ones find it."""
     torch.set_num_threads(1)
-    loop.draw_curves = lambda records, path: None  # takes longer than all the rest
+    loop.draw_curves = lambda records, path: None  # type: ignore[attr-defined]  # takes longer than all the rest
     recipe = small_recipe(corpus, "gru", "gru", "training.max_steps=1", "training.validation_beam=1")
     train(recipe, Session(folder / "warm", device="cpu", store=folder / "store"), SilentReporter())
     return Run.open(folder / "warm").tokenizers

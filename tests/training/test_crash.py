@@ -1,5 +1,5 @@
-"""Exact across a crash: a run that is killed, whenever that is, comes to the very weights, optimiser, generators and log
-of the run that was not; and whatever call of a save is the last, what is whole is found.
+"""Exact across a crash: a run that is killed, whenever that is, comes to the weights, optimiser, generators and log of
+the run that was not; and whatever call of a save is the last, what is whole is found.
 
 One process does the killing for all tests (crashes.py); as a script it does more of it than there is time for here.
 """
