@@ -15,7 +15,7 @@
 A folder of files (a checkpoint) is written beside its place under a temporary name, every file and the folder are
 flushed to the disk, and only then it gets its name: a reader finds it whole or not at all, whenever the power fails.
 Its manifest names the size and the SHA-256 of every file, so that a truncated or altered one is found before it is
-used.
+used. While a run's recipe is replaced its manifest has, under ``before``, what the file was too.
 """
 
 from __future__ import annotations

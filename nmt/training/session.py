@@ -93,7 +93,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
                 return run.best()
         store = prepare(recipe.data, run.tokenizers, session.store or store_folder(), progress=reporter.prepared)
         reporter.note(store.report.text())
-        _check_same_data(state, store, session)
+        _check_same_data(state, store, recipe, session)
         if ranks.is_first:
             _report_overlaps(recipe, reporter)
         source = BatchSource(
@@ -231,14 +231,18 @@ def _validation_pairs(corpus: AnyCorpus) -> list[Pair]:
     return pairs
 
 
-def _check_same_data(state: TrainingState, store: Store, session: Session) -> None:
+def _check_same_data(state: TrainingState, store: Store, recipe: Recipe, session: Session) -> None:
     """Raise ConfigError where a resumed run would go on in the middle of other data; ``force`` lets it."""
     if state.data and state.data != store.folder.name and not session.force:
-        raise ConfigError(
-            f"{session.folder}: the training corpora or their filters are not those this run began with; "
-            f"--force goes on with the new ones"
+        both = zip(recipe.data.train, state.corpora, store.digests, strict=False)
+        changed = [describe(corpus) for corpus, before, now in both if before != now]
+        what = (
+            "; ".join(changed) + ": changed since" if changed else "the training corpora or their filters changed since"
         )
-    state.data = store.folder.name
+        raise ConfigError(
+            f"{session.folder}: the data are not those this run began with: {what}; --force goes on with the new ones"
+        )
+    state.data, state.corpora = store.folder.name, store.digests
 
 
 def _check_positions(recipe: Recipe, model: Seq2Seq, store: Store, validator: Validator) -> None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training: finish the step, save, say how to go on."""
+"""SIGINT, SIGTERM and SIGUSR1 during training: finish the step, save, say how to go on."""
 
 from __future__ import annotations
 

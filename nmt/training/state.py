@@ -93,7 +93,7 @@ class TrainingState:
     """The moving parts of a training: model, optimiser, schedule and position.
 
     All of it is the same in all of ``ranks``, but for the random generators, of which each process has its own.
-    ``data`` names the store of token ids that the position is one in.
+    ``data`` names the store of token ids that the position is one in, ``corpora`` has a hash of each of its corpora.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class TrainingState:
         self.position = Position()
         self.interval = Interval()
         self.data = ""
+        self.corpora: list[str] = []
 
     def save(self, folder: Path, *, log_size: int) -> None:
         """Write ``resume/step-N`` into the run folder and drop the ones before the last two.
@@ -123,6 +124,7 @@ class TrainingState:
             "schedule": {"factor": self.schedule.factor, "waited": self.schedule.waited},
             "log_size": log_size,
             "data": self.data,
+            "corpora": self.corpora,
         }
         files = {
             "weights.safetensors": tensor_bytes(weights(self.model)),
@@ -150,6 +152,7 @@ class TrainingState:
         self._load_generators(tensors)
         self.interval = Interval(**_known(Interval, state["interval"]))
         self.data = str(state.get("data", ""))
+        self.corpora = [str(digest) for digest in state.get("corpora", ())]
         (step,) = self.ranks.of_first(self.position.step)
         if step != self.position.step:
             raise CheckpointError(
