@@ -103,8 +103,8 @@ def test_every_pairing_learns_a_handful_of_sentences_by_heart(
         for split in ("train", "valid"):
             (handful / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = (
-        "training.max_steps=300", "training.validate_every=300", "training.save_every=300",
-            "tokenizer.vocabulary=70", "tokenizer.byte_fallback=false",
+        "training.max_steps=200", "training.validate_every=200", "training.save_every=200",
+        "tokenizer.vocabulary=70", "tokenizer.byte_fallback=false",
         "training.label_smoothing=0.0", "training.learning_rate=0.01", "training.schedule={type='cosine'}",
         "training.schedule.warmup_steps=10",
     )  # fmt: skip
