@@ -15,11 +15,12 @@
 A folder of files (a checkpoint) is written beside its place under a temporary name, every file and the folder are
 flushed to the disk, and only then it gets its name: a reader finds it whole or not at all, whenever the power fails.
 Its manifest names the size and the SHA-256 of every file, so that a truncated or altered one is found before it is
-used.
+used. While a run's recipe is replaced its manifest has, under ``before``, what the file was too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -40,7 +41,18 @@ if TYPE_CHECKING:
 
     from nmt.models import Seq2Seq
 
-__all__ = ["FORMAT", "Checkpoint", "Run", "check_folder", "read_tensors", "tensor_bytes", "write_folder"]
+__all__ = [
+    "FORMAT",
+    "Checkpoint",
+    "Run",
+    "check_folder",
+    "has_checkpoint",
+    "read_tensors",
+    "recover",
+    "remove_folder",
+    "tensor_bytes",
+    "write_folder",
+]
 
 #: Number of the folder's format; a run of a larger one was written by a newer version.
 FORMAT = 1
@@ -56,27 +68,50 @@ _log = logging.getLogger(__name__)
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write ``files`` and their manifest as ``folder``, atomically; an older folder of that name is replaced.
 
-    What a process that was killed while writing left beside it is removed: one process writes at a time.
+    What a process that was killed while writing left beside it is put right: one process writes at a time.
     Raises CheckpointError, the older folder still in place and no temporary one left, where the disk is full or the
     folder cannot be written.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = _beside(folder, "tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder.parent, "tmp")
+        recover(folder.parent)
         temporary.mkdir()
         for name, content in {**files, MANIFEST: _manifest(files)}.items():
             _write_flushed(temporary / name, content)
         _flush_folder(temporary)
         _swap(temporary, folder)
         _flush_folder(folder.parent)
-        _sweep(folder.parent, "old")
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            recover(folder.parent)
         needed = sum(map(len, files.values()))
         free = _free_bytes(folder.parent)
         room = f" ({needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)" if free is not None else ""
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}{room}") from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of files, whole or not at all: it loses its name first, and what is left then is swept later."""
+    gone = _beside(folder, "tmp")
+    with contextlib.suppress(OSError):
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def recover(parent: Path) -> None:
+    """Put right what a process that was killed while writing left in ``parent``.
+
+    A folder that had stepped aside for a new one which never came gets its name back; what is half written goes.
+    """
+    for aside in parent.glob(".*.old"):
+        folder = parent / aside.name[1:].rsplit(".", 2)[0]
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(folder)
+    for left in parent.glob(".*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def check_folder(folder: Path) -> None:
@@ -88,15 +123,16 @@ def check_folder(folder: Path) -> None:
         raise CheckpointError(f"{folder / MANIFEST}: damaged: it does not list sizes and SHA-256 of files")
     for name, expected in manifest.items():
         path = folder / name
+        versions = [expected, *([expected["before"]] if "before" in expected else [])]  # while it is being replaced
         try:
             size = path.stat().st_size
-            if size != expected["bytes"]:
+            if size not in [version["bytes"] for version in versions]:
                 raise CheckpointError(f"{path}: damaged: {size} bytes where there were {expected['bytes']}")
             with path.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise CheckpointError(f"{path}: missing from the checkpoint: {error.strerror}") from error
-        if digest != expected["sha256"]:
+        if (size, digest) not in [(version["bytes"], version["sha256"]) for version in versions]:
             raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one it was written with")
 
 
@@ -144,6 +180,46 @@ def _manifest(files: Mapping[str, bytes]) -> bytes:
     )
 
 
+def _replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write ``files`` and their manifest into ``folder``, in which others lie; killed at any moment it is as it was or
+    as it shall be, file by file, and its manifest vouches for both.
+    """
+    for left in folder.glob(".*.tmp"):
+        left.unlink()
+    manifest = json.loads(_manifest(files))
+    before = _listed(folder)
+    if changed := {name: before[name] for name in files if name in before and before[name] != manifest[name]}:
+        both = {
+            name: {**entry, "before": changed[name]} if name in changed else entry for name, entry in manifest.items()
+        }
+        _replace(folder / MANIFEST, json_bytes(both))
+    for name, content in files.items():
+        if before.get(name) != manifest[name] or name in changed:
+            _replace(folder / name, content)
+    _replace(folder / MANIFEST, json_bytes(manifest))
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    """What the manifest of a whole folder says; nothing where the folder is not whole."""
+    try:
+        check_folder(folder)
+        return read_json(folder / MANIFEST)
+    except CheckpointError:
+        return {}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file and flush it before it gets its name, which is flushed too."""
+    temporary = _beside(path, "tmp")
+    try:
+        _write_flushed(temporary, content)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
 def _write_flushed(path: Path, content: bytes) -> None:
     with path.open("wb") as stream:
         stream.write(content)
@@ -164,16 +240,15 @@ def _swap(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         temporary.rename(folder)
         return
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    aside = _beside(folder, "old")
     folder.rename(aside)
     temporary.rename(folder)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sweep(parent: Path, ending: str) -> None:
-    """Remove the temporary folders of that ending."""
-    for left in parent.glob(f".*.{ending}"):
-        shutil.rmtree(left, ignore_errors=True)
+def _beside(folder: Path, ending: str) -> Path:
+    """A temporary name next to ``folder``: ``tmp`` for what may go at any time, ``old`` for what may be wanted back."""
+    return folder.with_name(f".{folder.name}.{os.getpid()}.{ending}")
 
 
 def _free_bytes(folder: Path) -> int | None:
@@ -229,10 +304,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             if tokenizers.joint:
                 (folder / "target.model").unlink(missing_ok=True)  # of a run that was never begun in earnest
-            for name, content in files.items():
-                _write_flushed(folder / name, content)
-            _write_flushed(folder / MANIFEST, _manifest(files))
-            _flush_folder(folder)
+            _replace_files(folder, files)
         except OSError as error:
             raise CheckpointError(f"{folder}: the run folder cannot be written: {error.strerror}") from error
 
@@ -330,7 +402,12 @@ class Run:
         """Remove all ``models/step-N`` but the ``count`` best."""
         steps = [one for one in self.checkpoints() if one.step]
         for checkpoint in steps[count:]:
-            shutil.rmtree(checkpoint.folder, ignore_errors=True)
+            remove_folder(checkpoint.folder)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run folder holds a checkpoint to go on from, or what is left of one."""
+    return any(any((folder / "resume").glob(name)) for name in ("step-*", ".step-*.old"))
 
 
 def goodness(metric: str, scores: Mapping[str, float]) -> float:

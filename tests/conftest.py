@@ -56,6 +56,14 @@ def write_lines(path: Path, lines: list[str]) -> None:
     path.write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
+def write_small_corpus(folder: Path) -> Path:
+    pairs = small_pairs()
+    for name, part in (("train", pairs[:120]), ("valid", pairs[120:135]), ("test", pairs[135:])):
+        write_lines(folder / f"{name}.en", [english for english, _ in part])
+        write_lines(folder / f"{name}.fr", [french for _, french in part])
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """A shell that starts tests in the background has them ignore Ctrl-C, which some send to themselves."""
@@ -68,12 +76,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Shared by all tests of a process: read it, do not write to it.
     """
-    folder = tmp_path_factory.mktemp("corpus")
-    pairs = small_pairs()
-    for name, part in (("train", pairs[:120]), ("valid", pairs[120:135]), ("test", pairs[135:])):
-        write_lines(folder / f"{name}.en", [english for english, _ in part])
-        write_lines(folder / f"{name}.fr", [french for _, french in part])
-    return folder
+    return write_small_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 RECIPE = """

@@ -8,6 +8,7 @@ import json
 import os
 import pickletools
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,9 @@ import pytest
 import torch
 
 from nmt import checkpoint
-from nmt.checkpoint import Run, check_folder, goodness, latest_folder, weights, write_folder
+from nmt.checkpoint import Run, check_folder, goodness, latest_folder, recover, weights, write_folder
 from nmt.config import DataConfig, Recipe, TextCorpus, parse_recipe
-from nmt.data.tokenizer import Tokenizers, train_tokenizers
+from nmt.data.tokenizer import Tokenizer, Tokenizers, train_tokenizers
 from nmt.errors import CheckpointError
 
 RECIPE = """
@@ -107,21 +108,57 @@ def test_a_checkpoint_that_is_not_there_names_those_that_are(run: Run) -> None:
 
 
 def test_every_truncation_and_every_flipped_bit_is_found(run: Run) -> None:
-    folder = run.folder / "models" / "step-10"
+    """In every file of a run; what leaves a manifest saying the same, as a tab for a space, is no damage."""
+    write_folder(run.folder / "resume" / "step-20", FILES)
     draw = random.Random(5)
-    for path in (folder / "weights.safetensors", folder / "scores.json", run.folder / "source.model"):
+    files = [path for path in run.folder.rglob("*") if path.is_file()]
+    assert len(files) == 4 + 2 * 3 + 3
+    for path in files:
         whole = path.read_bytes()
-        for _ in range(10):
+        listed = json.loads(whole) if path.name == "manifest.json" else None
+        for _ in range(100):
             damaged = bytearray(whole)
             if draw.random() < 0.5:
                 del damaged[draw.randrange(len(whole)) :]
             else:
                 damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
             path.write_bytes(damaged)
-            with pytest.raises(CheckpointError, match=path.name):
-                check_folder(path.parent)
+            if listed is None:
+                with pytest.raises(CheckpointError, match=re.escape(str(path))):
+                    check_folder(path.parent)
+            elif not says(damaged, listed):
+                with pytest.raises(CheckpointError, match=re.escape(str(path.parent))):
+                    check_folder(path.parent)
         path.write_bytes(whole)
-    check_folder(folder)
+        check_folder(path.parent)
+
+
+def says(manifest: bytearray, listed: dict[str, Any]) -> bool:
+    """Whether the manifest, damaged as it is, says nothing that is not so."""
+    try:
+        content = json.loads(manifest.decode())
+    except ValueError:
+        return False
+    entries = content.items() if isinstance(content, dict) else ()
+    return bool(content) and all(
+        isinstance(entry, dict) and listed.get(name, {}).items() <= entry.items() and name in listed
+        for name, entry in entries
+    )
+
+
+def test_a_pickle_is_refused_and_does_nothing(run: Run, tmp_path: Path) -> None:
+    """One that a manifest vouches for: whoever can plant the one can write the other."""
+    planted = f"cos\nsystem\n(S'touch {tmp_path}/done'\ntR.".encode()
+    folder = run.folder / "models" / "step-10"
+    write_folder(folder, {"weights.safetensors": planted, "scores.json": (folder / "scores.json").read_bytes()})
+    with pytest.raises(CheckpointError, match=r"step-10/weights.safetensors: damaged"):
+        run.load_model()
+    (run.folder / "source.model").write_bytes(planted)
+    with pytest.raises(CheckpointError, match=r"source.model: damaged"):
+        Run.open(run.folder)
+    with pytest.raises(CheckpointError, match=r"source.model: not a SentencePiece model"):
+        Tokenizer.load(run.folder / "source.model")
+    assert not (tmp_path / "done").exists()
 
 
 def test_weights_of_another_shape_are_refused(run: Run, tokenizers: Tokenizers, tmp_path: Path) -> None:
@@ -191,6 +228,17 @@ def test_what_a_killed_process_left_is_in_nobody_s_way(tmp_path: Path) -> None:
     write_folder(tmp_path / "step-1", FILES)
     check_folder(tmp_path / "step-1")
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+def test_a_folder_that_stepped_aside_comes_back_and_what_was_being_removed_does_not(tmp_path: Path) -> None:
+    for name in ("step-1", "step-2", "step-3"):
+        write_folder(tmp_path / name, FILES)
+    (tmp_path / "step-1").rename(tmp_path / ".step-1.99.tmp")
+    (tmp_path / "step-2").rename(tmp_path / ".step-2.99.old")
+    shutil.copytree(tmp_path / "step-3", tmp_path / ".step-3.99.old")
+    recover(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-2", "step-3"]
+    check_folder(tmp_path / "step-2")
 
 
 @pytest.mark.parametrize("content", ["{}", '{"a.bin": 7}', '{"a.bin": {"bytes": 3}}', "[" * 100_000])

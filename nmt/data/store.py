@@ -68,11 +68,13 @@ class Store:
         max_length: the recipe's limit on ids a side, 0 for none.
         longest: the most ids of a source and of a target.
         mean_length: the ids of the longer side of a pair, on average.
+        digests: a hash of what each corpus held when the store was prepared.
     """
 
-    def __init__(self, folder: Path, data: DataConfig) -> None:
+    def __init__(self, folder: Path, data: DataConfig, digests: Sequence[str] = ()) -> None:
         """Open the store in ``folder``. Raises DataError where its files are not what its manifest says."""
         self.folder = folder
+        self.digests = list(digests)
         manifest = read_manifest(folder)
         self.report = FilterReport(**manifest["report"])
         self.max_length = data.max_length
@@ -134,24 +136,25 @@ def prepare(
     far and, where it can be known, their number. Raises DataError for corpora that break their contract or of which
     the filters leave nothing, NmtError where ``folder`` cannot be written or a process ends before its time.
     """
-    key = _key(data, tokenizers)
+    digests = [digest_corpus(corpus) for corpus in data.train]
+    key = _key(data, tokenizers, digests)
     place = folder / key
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f"{key}.lock"):
             with contextlib.suppress(DataError):
-                return Store(place, data)
+                return Store(place, data, digests)
             build(place, data, tokenizers, workers or processors(), progress)
     except OSError as error:
         raise NmtError(f"{folder}: token ids cannot be written there: {error.strerror or error}") from error
-    return Store(place, data)
+    return Store(place, data, digests)
 
 
-def _key(data: DataConfig, tokenizers: Tokenizers) -> str:
+def _key(data: DataConfig, tokenizers: Tokenizers, digests: Sequence[str]) -> str:
     """A name for all that decides what a store holds."""
     parts = {
         "format": FORMAT,
-        "corpora": [digest_corpus(corpus) for corpus in data.train],
+        "corpora": digests,
         "tokenizers": [tokenizers.source.digest, tokenizers.target.digest],
         "filters": [data.max_length, data.max_ratio, data.drop_duplicates],
     }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
@@ -29,13 +28,13 @@ from nmt.training.gradients import Gradients, Objective
 from nmt.training.pace import new_pace
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
-from nmt.training.signals import StopRequest
+from nmt.training.signals import Stopped, StopRequest
 from nmt.training.state import Interval, Position, TrainingState
 from nmt.training.validation import Scores, Validator
 
 __all__ = ["Trainer"]
 
-#: Steps in a row whose gradient is not finite before training goes back to its last checkpoint.
+#: Steps in a row whose loss or gradient is not finite before training goes back to its last checkpoint.
 MAX_SKIPPED_IN_A_ROW = 5
 #: How often a run may go back, each time at half the rate.
 MAX_RETREATS = 3
@@ -77,16 +76,18 @@ class Trainer:
         self.begin()
         while not self._is_over() or position.validated != position.step:
             try:
-                if not self._is_over():
+                if not self._is_over() and not self._awaits_validation():
                     self.step()
                 if self._is_over() or self.pace.validates(position):
-                    self._validate()
+                    self._validate(stop)
             except DivergedError as error:
                 position = self._retreat(error)
                 continue
+            except Stopped:
+                pass  # the validation is the first thing that the resumed run does
             if self._any(stop):
                 self._save()
-                raise Interrupted(self._farewell(stop), stop.signal_number or signal.SIGTERM)
+                raise Interrupted(self._farewell(stop), stop.ending)
             if not position.skipped_in_a_row and self.pace.saves(position):
                 with self._unless_unsaved_again():
                     self._save()
@@ -110,7 +111,8 @@ class Trainer:
         batches = self._next_batches()
         waiting = time.monotonic() - began
         loss, tokens = self.gradients.backward(batches)
-        norm = self._update()
+        (loss,) = self.ranks.total(loss)
+        norm = self._update(loss)
         self._count(batches, loss, norm, waiting)
         self._tell(tokens)
 
@@ -129,10 +131,10 @@ class Trainer:
                 yield batch
             position.epoch, position.batch, position.mark = position.epoch + 1, 0, None
 
-    def _update(self) -> float:
-        """One optimiser step; one whose gradient is not finite is skipped and counted. Gives the gradient's norm.
+    def _update(self, loss: float) -> float:
+        """One optimiser step; one whose loss or gradient is not finite is skipped and counted.
 
-        Raises DivergedError where several in a row were skipped.
+        Gives the gradient's norm. Raises DivergedError where several in a row were skipped.
         """
         state, position = self.state, self.state.position
         parameters = list(state.model.parameters())
@@ -141,19 +143,19 @@ class Trainer:
         self._rate = state.schedule.learning_rate(position.step, self.pace.total_steps(position))
         for group in state.optimizer.param_groups:
             group["lr"] = self._rate
-        if math.isfinite(norm):
+        if math.isfinite(loss) and math.isfinite(norm):
             state.optimizer.step()
             position.skipped_in_a_row = 0
         else:
             position.skipped += 1
             position.skipped_in_a_row += 1
             self.reporter.warn(
-                f"step {position.step}, epoch {position.epoch}, batch {position.batch}: the gradient is not finite; "
-                f"the step is skipped"
+                f"step {position.step}, epoch {position.epoch}, batch {position.batch}: the "
+                f"{'gradient' if math.isfinite(loss) else 'loss'} is not finite; the step is skipped"
             )
         state.optimizer.zero_grad(set_to_none=True)
         if position.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-            raise DivergedError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite")
+            raise DivergedError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row had losses or gradients that are not finite")
         return norm
 
     def _retreat(self, reason: DivergedError) -> Position:
@@ -192,11 +194,11 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------- what is said of it
 
     def _count(self, batches: list[Batch], loss: float, norm: float, waiting: float) -> None:
-        """Add this step of all processes to the interval."""
+        """Add this step, of which ``loss`` and ``norm`` are those of all processes, to the interval."""
         interval = self.state.interval
         masks = [mask for batch in batches for mask in (batch.source_mask, batch.target_mask)]
         own = sum(mask.numel() for mask in masks), sum(int(mask.sum()) for mask in masks)
-        loss, waiting, places, filled, halvings = self.ranks.total(loss, waiting, *own, self.gradients.halvings)
+        waiting, places, filled, halvings = self.ranks.total(waiting, *own, self.gradients.halvings)
         interval.steps += 1
         interval.waiting += waiting / self.ranks.size
         interval.places += int(places)
@@ -250,10 +252,18 @@ class Trainer:
         position.cpu_seconds += all_cpu_seconds
         return all_seconds / self.ranks.size
 
-    def _validate(self) -> None:
-        """Score the model, keep it where it is among the best, hear what the schedule makes of it."""
+    def _awaits_validation(self) -> bool:
+        """Whether the last step is one to validate after and that has not been done: a signal stopped it."""
         position = self.state.position
-        scores = self._scores(self.state.model)
+        return 0 < position.step != position.validated and self.pace.validates(position)
+
+    def _validate(self, stop: StopRequest) -> None:
+        """Score the model, keep it where it is among the best, hear what the schedule makes of it.
+
+        Raises Stopped, with nothing changed, where a stop was requested meanwhile.
+        """
+        position = self.state.position
+        scores = self._scores(self.state.model, stop)
         value = goodness(self.config.metric, scores.by_metric())
         best = position.best_score is None or value > position.best_score
         if best:
@@ -285,15 +295,21 @@ class Trainer:
         self.ranks.wait()
         self.pace.validated(position, self._lap())  # tokens a second are counted without validations
 
-    def _scores(self, model: Seq2Seq) -> Scores:
+    def _scores(self, model: Seq2Seq, stop: StopRequest) -> Scores:
         """The validation of a model, by the first process for all.
 
-        Raises DivergedError where the loss is no number.
+        Raises DivergedError where the loss is no number, Stopped where the first process was told to stop.
         """
-        figures = (math.nan,) * len(fields(Scores))
+        stopped, figures = False, (math.nan,) * len(fields(Scores))
         if self.ranks.is_first:
-            figures = astuple(self.validator(model, self.device, self.dtype))
-        scores = Scores(*self.ranks.of_first(*figures))
+            try:
+                figures = astuple(self.validator(model, self.device, self.dtype, stop))
+            except Stopped:
+                stopped = True
+        stopped_first, *values = self.ranks.of_first(stopped, *figures)
+        if stopped_first:
+            raise Stopped
+        scores = Scores(*values)
         if not math.isfinite(scores.loss):
             raise DivergedError("the loss of the validation set is not a number any more")
         return scores

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nmt.checkpoint import Checkpoint, Run
+from nmt.checkpoint import Checkpoint, Run, has_checkpoint, recover
 from nmt.config import LARGEST, AnyCorpus, Recipe
 from nmt.data.ahead import ready_overlaps, ready_tokenizers, store_folder
 from nmt.data.batching import BatchSource, Source
@@ -123,7 +123,13 @@ def check(recipe: Recipe, session: Session) -> None:
     if session.resume and not (session.folder / "run.json").exists():
         raise CheckpointError(f"{session.folder}: there is no run to resume; leave out --resume to begin one")
     # A run that ended before its first checkpoint, such as one whose corpora could not be read, is begun anew.
-    if not session.resume and any((session.folder / kept).exists() for kept in ("resume", "models")):
+    begun = has_checkpoint(session.folder)
+    if session.resume and not begun:
+        raise CheckpointError(
+            f"{session.folder}: there is no checkpoint to go on from: it has no resume/step-N; leave out --resume to "
+            f"begin anew"
+        )
+    if not session.resume and (begun or any((session.folder / "models").glob("[!.]*"))):
         raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
 
 
@@ -135,7 +141,8 @@ def _source(
     how: dict[str, Any] = {"batch_tokens": training.batch_tokens, "seed": training.seed}
     how["sampling"] = recipe.tokenizer.sampling
     if (corpus := streamed(recipe.data)) is not None:
-        _check_same_data(state, digest_corpus(corpus), session)
+        digest = digest_corpus(corpus)
+        _check_same_data(state, digest, [digest], [corpus], session)
         reporter.note(f"{describe(corpus)}: read as it comes; it is not searched for validation and test lines")
         source = StreamSource(recipe.data, run.tokenizers, **how, note=reporter.note)
         return source, (recipe.data.max_length or LARGEST,) * 2
@@ -143,7 +150,7 @@ def _source(
         recipe.data, run.tokenizers, session.kept, workers=torch.get_num_threads(), progress=reporter.prepared
     )
     reporter.note(store.report.text())
-    _check_same_data(state, store.folder.name, session)
+    _check_same_data(state, store.folder.name, store.digests, recipe.data.train, session)
     if ranks.is_first:
         for overlap in ready_overlaps(recipe.data, session.kept):
             reporter.warn(overlap.text())
@@ -187,6 +194,8 @@ def _begun(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
 def _resumed(recipe: Recipe, session: Session) -> Run:
     """The run in the folder, if its recipe is the given one."""
     run = Run.open(session.folder)
+    for parent in ("resume", "models"):
+        recover(run.folder / parent)
     differences = _differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
     if not differences:
         return run
@@ -221,16 +230,24 @@ def _validation_pairs(corpus: AnyCorpus) -> list[Pair]:
     return pairs
 
 
-def _check_same_data(state: TrainingState, data: str, session: Session) -> None:
-    """Raise ConfigError where a resumed run would go on in the middle of other data; ``force`` lets it."""
+def _check_same_data(
+    state: TrainingState, data: str, digests: Sequence[str], corpora: Sequence[AnyCorpus], session: Session
+) -> None:
+    """Raise ConfigError where a resumed run would go on in the middle of other data; ``force`` lets it.
+
+    ``data`` is a name for all of it, ``digests`` has a hash of each of its ``corpora``.
+    """
     if state.data and state.data != data:
+        both = zip(corpora, state.corpora, digests, strict=False)
+        changed = [describe(corpus) for corpus, before, now in both if before != now]
+        what = "; ".join(changed) if changed else "the training corpora or their filters"
         if not session.force:
             raise ConfigError(
-                f"{session.folder}: the training corpora or their filters are not those this run began with; "
-                f"--force goes on with the new ones"
+                f"{session.folder}: the data are not those this run began with: {what}: changed since; --force goes on "
+                f"with the new ones"
             )
         state.position.mark = None
-    state.data = data
+    state.data, state.corpora = data, list(digests)
 
 
 def _check_positions(recipe: Recipe, model: Seq2Seq, longest_sides: tuple[int, int], validator: Validator) -> None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training: finish the step, save, say how to go on."""
+"""SIGINT, SIGTERM and SIGUSR1 during training: finish the step, save, say how to go on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-__all__ = ["StopRequest"]
+__all__ = ["StopRequest", "Stopped"]
+
+
+class Stopped(Exception):
+    """What can be done again was left in the middle because a stop was requested."""
 
 
 class StopRequest:
@@ -29,6 +33,11 @@ class StopRequest:
     def name(self) -> str:
         """The signal's name, such as SIGTERM; empty before there was one."""
         return "" if self.signal_number is None else signal.Signals(self.signal_number).name
+
+    @property
+    def ending(self) -> int:
+        """The signal whose exit code the run ends with: SIGINT, or SIGTERM for all others that ask for the same."""
+        return signal.SIGINT if self.signal_number == signal.SIGINT else signal.SIGTERM
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():

@@ -6,7 +6,6 @@ and the size of the log: a run that stops after a checkpoint and goes on from it
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from nmt.checkpoint import (
     load_weights,
     read_json,
     read_tensors,
+    remove_folder,
     tensor_bytes,
     weights,
     write_folder,
@@ -96,7 +96,7 @@ class TrainingState:
     """The moving parts of a training: model, optimiser, schedule and position.
 
     All of it is the same in all of ``ranks``, but for the random generators, of which each process has its own.
-    ``data`` names the store of token ids that the position is one in.
+    ``data`` names the store of token ids that the position is one in, ``corpora`` has a hash of each of its corpora.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class TrainingState:
         self.position = Position()
         self.interval = Interval()
         self.data = ""
+        self.corpora: list[str] = []
 
     def save(self, folder: Path, *, log_size: int) -> None:
         """Write ``resume/step-N`` into the run folder and drop the ones before the last two.
@@ -126,6 +127,7 @@ class TrainingState:
             "schedule": {"factor": self.schedule.factor, "waited": self.schedule.waited},
             "log_size": log_size,
             "data": self.data,
+            "corpora": self.corpora,
         }
         files = {
             "weights.safetensors": tensor_bytes(weights(self.model)),
@@ -153,6 +155,7 @@ class TrainingState:
         self._load_generators(tensors)
         self.interval = Interval(**_known(Interval, state["interval"]))
         self.data = str(state.get("data", ""))
+        self.corpora = [str(digest) for digest in state.get("corpora", ())]
         (step,) = self.ranks.of_first(self.position.step)
         if step != self.position.step:
             raise CheckpointError(
@@ -247,4 +250,4 @@ def remove_older(parent: Path, keep: int) -> None:
     folders = [path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdigit()]
     folders.sort(key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
     for folder in folders[keep:]:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from nmt.config import DecodingConfig, TrainingConfig
 from nmt.data.batching import Batch, collate
@@ -19,6 +21,7 @@ from nmt.evaluation.metrics import Tokenization, default_tokenization, evaluate
 from nmt.models import Seq2Seq
 from nmt.training.loss import perplexity, token_loss
 from nmt.training.precision import autocast
+from nmt.training.signals import Stopped, StopRequest
 
 __all__ = ["Scores", "Validator"]
 
@@ -57,13 +60,16 @@ class Validator:
         )
         self.batches = list(_batches(pairs, tokenizers, training.batch_tokens))
 
-    def __call__(self, model: Seq2Seq, device: torch.device, dtype: torch.dtype) -> Scores:
+    def __call__(
+        self, model: Seq2Seq, device: torch.device, dtype: torch.dtype, stop: StopRequest | None = None
+    ) -> Scores:
         """Validate ``model``: it is in evaluation mode meanwhile and afterwards as it was.
 
-        Where its loss is not a finite number nothing is translated: BLEU and chrF are 0.
+        Where its loss is not a finite number nothing is translated: BLEU and chrF are 0. Raises Stopped before the next
+        batch where ``stop`` was requested.
         """
         start = time.monotonic()
-        with evaluating(model), torch.inference_mode(), autocast(dtype, device):
+        with evaluating(model), _stoppable(model, stop), torch.inference_mode(), autocast(dtype, device):
             nll, tokens = 0.0, 0
             for batch in self.batches:
                 moved = batch.to(device)
@@ -80,6 +86,21 @@ class Validator:
         )
         seconds = time.monotonic() - start
         return Scores(nll / max(tokens, 1), perplexity(nll, tokens), bleu.value, chrf.value, seconds)
+
+
+@contextlib.contextmanager
+def _stoppable(model: Seq2Seq, stop: StopRequest | None) -> Iterator[None]:
+    """Within, the model reads no further source once ``stop`` was requested: it raises Stopped instead."""
+
+    def look(module: nn.Module, arguments: object) -> None:
+        if stop:
+            raise Stopped
+
+    hook = model.get_submodule("encoder").register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _batches(pairs: Sequence[Pair], tokenizers: Tokenizers, batch_tokens: int) -> Iterator[Batch]:

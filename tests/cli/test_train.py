@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import typer
 from nmt.distributed import Ranks
 from nmt.errors import Interrupted
 from nmt.training.report import SilentReporter
+from nmt_cli.main import main
 from nmt_cli.training import TerminalReporter, reporting
 
 RECIPE = """
@@ -61,6 +64,28 @@ def nmt(folder: Path, *arguments: str, text: str | None = None) -> subprocess.Co
         [sys.executable, "-m", "nmt", *arguments],
         cwd=folder, env=environment(folder), input=text, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+
+
+@dataclass
+class Done:
+    returncode: int
+    stderr: str
+
+
+Here = Callable[..., Done]
+
+
+@pytest.fixture
+def here(folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The command in this process: for what ends in a line it is not worth to start one and have it import torch."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+
+    def run(*arguments: str) -> Done:
+        code = main(arguments)
+        return Done(code, capfd.readouterr().err)
+
+    return run
 
 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -164,9 +189,9 @@ def test_a_signal_saves_and_resume_goes_on(folder: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_with_its_exit_code(
-    folder: Path, arguments: tuple[str, ...], code: int, words: str
+    here: Here, folder: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
-    done = nmt(folder, *arguments)
+    done = here(*arguments)
     assert done.returncode == code, done.stderr
     last = done.stderr.rstrip("\n").split("\n")[-1]
     assert words in last
@@ -175,20 +200,20 @@ def test_a_mistake_is_one_line_with_its_exit_code(
     assert not (folder / "runs" / "recipe" / "run.json").exists()
 
 
-def test_unequal_files_are_refused_with_both_numbers(folder: Path) -> None:
+def test_unequal_files_are_refused_with_both_numbers(here: Here, folder: Path) -> None:
     with (folder / "corpus" / "train.fr").open("a") as stream:
         stream.write("une ligne de trop .\n")
-    done = train(folder)
+    done = here("train", "recipe.toml", "--data", "corpus")
     assert done.returncode == 3
     assert "120" in done.stderr and "121" in done.stderr
 
 
-def test_bytes_that_are_not_utf8_are_named_by_file_line_and_byte(folder: Path) -> None:
+def test_bytes_that_are_not_utf8_are_named_by_file_line_and_byte(here: Here, folder: Path) -> None:
     path = folder / "corpus" / "train.fr"
     lines = path.read_bytes().split(b"\n")
     lines[6] = b"le caf\xe9 dort ."
     path.write_bytes(b"\n".join(lines))
-    done = train(folder)
+    done = here("train", "recipe.toml", "--data", "corpus")
     assert done.returncode == 3
     assert "train.fr:7" in done.stderr
 

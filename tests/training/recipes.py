@@ -50,6 +50,7 @@ log_every = 2
 precision = "float32"
 [decoding]
 beam = 2
+max_extra = 5
 """
 
 

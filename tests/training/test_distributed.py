@@ -31,6 +31,7 @@ from nmt.config import Recipe
 from nmt.decoding.sharing import Sharing
 from nmt.distributed import ALONE, Ranks, joined
 from nmt.errors import ConfigError, Interrupted, TrainingError
+from nmt.training import loop
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session, train
@@ -67,6 +68,7 @@ class Alarm(SilentReporter):
 def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
     """Every run that the tests look at; what each process saw is left as JSON beside them."""
     seen: dict[str, Any] = {}
+    loop.draw_curves = lambda records, path: None  # type: ignore[attr-defined]  # nine tenths of the time of a short run
 
     def run(name: str, wanted: Recipe, reporter: Any = None, **options: Any) -> None:
         session = Session(folder / name, device="cpu", store=folder / "store", **options)
@@ -175,6 +177,11 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seen(runs: Path, rank: int) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((runs / f"seen-{rank}.json").read_text())
     return found
+
+
+@pytest.fixture(autouse=True)
+def curves_are_drawn_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "draw_curves", lambda records, path: None)
 
 
 def alone(folder: Path, wanted: Recipe, **options: Any) -> Path:

@@ -21,13 +21,15 @@ import jaxtyping
 import pytest
 import torch
 
-from nmt.checkpoint import Run
+from nmt.checkpoint import Run, latest_folder
 from nmt.config import DataConfig, Recipe, parse_recipe
 from nmt.data.batching import Batch
 from nmt.decoding.translator import Translator
 from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, TrainingError
-from nmt.training import gradients, loss
-from nmt.training.gradients import Gradients
+from nmt.training import gradients, loop, loss, validation
+from nmt.training.curves import draw_curves
+from nmt.training.gradients import Gradients, Objective
+from nmt.training.loop import Trainer
 from nmt.training.report import Log, SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
 from tests.training.recipes import PAIRINGS
@@ -40,6 +42,12 @@ def shapes_are_checked_elsewhere() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def curves_are_drawn_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine tenths of the time of a short run: one test here has them drawn, others look at the picture."""
+    monkeypatch.setattr(loop, "draw_curves", lambda records, path: None)
 
 
 class Recorder(SilentReporter):
@@ -96,8 +104,8 @@ def test_every_pairing_learns_a_handful_of_sentences_by_heart(
         for split in ("train", "valid"):
             (handful / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = (
-        "training.max_steps=300", "training.validate_every=300", "training.save_every=300",
-            "tokenizer.vocabulary=70", "tokenizer.byte_fallback=false",
+        "training.max_steps=200", "training.validate_every=200", "training.save_every=200",
+        "tokenizer.vocabulary=70", "tokenizer.byte_fallback=false",
         "training.label_smoothing=0.0", "training.learning_rate=0.01", "training.schedule={type='cosine'}",
         "training.schedule.warmup_steps=10",
     )  # fmt: skip
@@ -183,13 +191,67 @@ def test_the_log_says_why_a_run_is_slow(corpus: Path, tmp_path: Path, monkeypatc
         assert record["memory"] > 50e6
 
 
-def test_the_exit_codes_of_signals_are_those_of_the_shell(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted) as caught:
-        train(recipe(corpus), session(tmp_path / "run"), Recorder({1: lambda: os.kill(os.getpid(), signal.SIGINT)}))
-    assert caught.value.exit_code == 130
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_the_exit_codes_of_signals_are_those_of_the_shell(
+    number: signal.Signals, code: int, corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted, match=f"stopped by {number.name} after step 1,") as caught:
+        train(recipe(corpus), session(tmp_path / "run"), Recorder({1: lambda: os.kill(os.getpid(), number)}))
+    assert caught.value.exit_code == code
+    assert (tmp_path / "run" / "resume" / "step-1").exists()
 
 
-def test_a_run_folder_is_all_that_translating_needs(corpus: Path, tmp_path: Path) -> None:
+def test_the_second_interrupt_ends_at_once(corpus: Path, tmp_path: Path) -> None:
+    """What was saved before stays; the handlers are as they were."""
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    told = Recorder({5: twice})
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(corpus), session(tmp_path / "run"), told)
+    assert told.steps[-1].step == 5
+    assert latest_folder(tmp_path / "run" / "resume") == (tmp_path / "run" / "resume" / "step-4", [])
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_a_signal_in_a_validation_stops_it_and_the_resumed_run_begins_with_it(
+    search: bool, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it works out the loss, or while it translates, each in several batches."""
+    settings = ("model.embedding_dropout=0.3", "training.schedule={type='plateau'}", "training.batch_tokens=64")
+    wanted = recipe(corpus, "gru", "gru", *settings, "decoding.batch_size=4")
+    train(wanted, session(tmp_path / "straight"), Recorder())
+    calls = itertools.count(1)
+    place: Any = Translator if search else validation
+    name = "_search" if search else "token_loss"
+    real = getattr(place, name)
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, signalled)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 6, everything is saved"):
+            train(wanted, session(tmp_path / "run"), Recorder())
+    assert not (tmp_path / "run" / "models").exists()
+    told = Recorder()
+    train(wanted, session(tmp_path / "run", resume=True), told)
+    assert [report.step for report in told.validations] == [6, 12]
+    assert told.steps[0].step == 7
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "straight")
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+
+
+def test_a_run_folder_is_all_that_translating_needs(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "draw_curves", draw_curves)
     out = tmp_path / "run"
     train(recipe(corpus), session(out), Recorder())
     moved = tmp_path / "elsewhere" / "copy"
@@ -236,15 +298,38 @@ def test_the_log_counts_steps_of_the_optimiser_whatever_the_accumulation(corpus:
     assert [record["step"] for record in log if record["type"] == "valid"] == [6, 12]
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("planted", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_changes_nothing_and_is_counted(
+    planted: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(monkeypatch, {5})
+    """One without the other: an infinite loss of a finite gradient, and the other way round."""
+    seen: list[dict[str, bool]] = []
+    honest, update, count = Objective.forward, Trainer._update, itertools.count(1)
+
+    def forward(self: Objective, batch: Batch) -> torch.Tensor:
+        told = honest(self, batch)
+        if next(count) != 7:
+            return told
+        if planted == "loss":
+            return told + math.inf
+        return told + (next(self.model.parameters()).sum() * 0).sqrt()  # 0, and its gradient 0 / 0
+
+    def watched(trainer: Trainer, loss: float) -> float:
+        states = [trainer.state.model.state_dict(), trainer.state._moments()]
+        before = {name: tensor.clone() for state in states for name, tensor in state.items()}
+        norm = update(trainer, loss)
+        after = {**trainer.state.model.state_dict(), **trainer.state._moments()}
+        seen.append({name: torch.equal(before[name], after[name]) for name in before})
+        return norm
+
+    monkeypatch.setattr(Objective, "forward", forward)
+    monkeypatch.setattr(Trainer, "_update", watched)
     told = Recorder()
     train(recipe(corpus), session(tmp_path / "run"), told)
-    assert told.steps[-1].skipped == 1
-    assert "step 5, epoch 0, batch 5: the gradient is not finite" in told.warnings[0]
-    assert all(torch.isfinite(p).all() for p in Run.open(tmp_path / "run").load_model().parameters())
+    assert f"step 7, epoch 0, batch 7: the {planted} is not finite; the step is skipped" in told.warnings[0]
+    assert all(seen[6].values())
+    assert not any(seen[5].values())
+    assert next(report for report in told.steps if report.step == 7).skipped == 1
 
 
 def test_gradients_that_stay_infinite_for_a_while_take_the_run_back_to_half_the_rate(
@@ -253,7 +338,7 @@ def test_gradients_that_stay_infinite_for_a_while_take_the_run_back_to_half_the_
     plant(monkeypatch, set(range(6, 11)))  # the steps 6 to 10, the last checkpoint being that of step 4
     told = Recorder()
     train(recipe(corpus), session(tmp_path / "run"), told)
-    assert "step 10: 5 steps in a row had gradients that are not finite: back to step 4" in told.warnings[-1]
+    assert "step 10: 5 steps in a row had losses or gradients that are not finite: back to step 4" in told.warnings[-1]
     assert [report.step for report in told.steps] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 6, 7, 8, 9, 10, 11, 12]
     rates = {report.step: report.learning_rate for report in told.steps}
     assert rates[4] == 0.003
@@ -481,6 +566,7 @@ def test_a_run_that_never_came_to_a_checkpoint_is_begun_anew(corpus: Path, tmp_p
     with pytest.raises(DataError, match=r"nothing is left to train on"):
         train(recipe(corpus, "gru", "gru", *two), session(tmp_path / "run"), Recorder())
     assert (tmp_path / "run" / "run.json").exists()
+    (tmp_path / "run" / "resume" / ".step-0.7.tmp").mkdir(parents=True)  # killed in its first save
     with pytest.raises(CheckpointError, match=r"no resume/step-N; leave out --resume to begin anew"):
         train(recipe(corpus, "gru", "gru", *two), session(tmp_path / "run", resume=True), Recorder())
     train(recipe(corpus), session(tmp_path / "run"), Recorder())
@@ -518,7 +604,8 @@ def test_a_run_does_not_go_on_with_other_data_unless_forced(own: Path, tmp_path:
     for language in ("en", "fr"):
         with (own / f"train.{language}").open("a") as file:
             file.write("one more .\n")
-    with pytest.raises(ConfigError, match=r"not those this run began with; --force goes on with the new ones"):
+    words = r"not those this run began with: \S+/train.en and \S+/train.fr: changed since; --force goes on with the new"
+    with pytest.raises(ConfigError, match=words):
         train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
     train(recipe(own), session(tmp_path / "run", resume=True, force=True), Recorder())
     train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
