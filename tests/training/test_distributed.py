@@ -326,7 +326,10 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_ha
     def start(name: str, *options: str) -> subprocess.Popen[str]:
         verb = ("-m", "nmt", "train", tmp_path / "recipe.toml", "--out", tmp_path / name)
         return torchrun(
-            *verb, "--set", "training.max_steps=60", *options, environment={"XDG_CACHE_HOME": str(tmp_path)}
+            *verb,
+            *("--set", "training.max_steps=60", "--set", "training.validate_every=30"),
+            *options,
+            environment={"XDG_CACHE_HOME": str(tmp_path)},
         )
 
     def finish(process: subprocess.Popen[str]) -> str:
@@ -350,7 +353,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_ha
     assert figures(tmp_path / "killed", "train", "loss") == figures(tmp_path / "straight", "train", "loss")
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     """Wait for something to become true."""
     deadline = time.monotonic() + seconds
     while not condition():

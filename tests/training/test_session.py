@@ -27,6 +27,7 @@ from nmt.data.batching import Batch
 from nmt.decoding.translator import Translator
 from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, TrainingError
 from nmt.training import gradients, loop, loss, validation
+from nmt.training.average import average
 from nmt.training.curves import draw_curves
 from nmt.training.gradients import Gradients, Objective
 from nmt.training.loop import Trainer
@@ -271,6 +272,11 @@ def test_best_checkpoints_are_kept_and_averaged(corpus: Path, tmp_path: Path) ->
     steps = {one.step: one for one in run.checkpoints() if one.step}
     ranked = sorted(told.validations, key=lambda report: (report.bleu, report.step), reverse=True)
     assert set(steps) == {report.step for report in ranked[:2]}
+    generator = torch.get_rng_state()
+    average(run, list(steps.values()))
+    assert torch.equal(
+        torch.get_rng_state(), generator
+    )  # killed before its last checkpoint or not, the run is the same
     averaged = dict(run.load_model("average").named_parameters())
     parts = [dict(run.load_model(one.name).named_parameters()) for one in steps.values()]
     for name, parameter in averaged.items():
