@@ -166,7 +166,7 @@ def test_a_recipe_that_diverges_does_not_end_the_race(
 
 
 def test_what_would_stop_a_race_is_found_before_it_begins(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "lstm" / "seed-7" / "resume").mkdir(parents=True)
+    (tmp_path / "lstm" / "seed-7" / "resume" / "step-1").mkdir(parents=True)
     told = Told()
     with pytest.raises(ConfigError, match="lstm/seed-7: holds a run already"):
         race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(told))
