@@ -176,7 +176,7 @@ class DataConfig(Frozen):
 
     @model_validator(mode="after")
     def _stream(self) -> DataConfig:
-        if not any(isinstance(corpus, DatasetsCorpus) and corpus.streaming for corpus in self.train):
+        if self.stream is None:
             return self
         if len(self.train) > 1 or self.train[0].weight != 1:
             raise ValueError(
@@ -188,6 +188,12 @@ class DataConfig(Frozen):
                 "drop_duplicates needs streaming = false: of a stream nothing is kept to tell a duplicate by"
             )
         return self
+
+    @property
+    def stream(self) -> DatasetsCorpus | None:
+        """The training corpus that is read as it comes, if there is one."""
+        found = (corpus for corpus in self.train if isinstance(corpus, DatasetsCorpus) and corpus.streaming)
+        return next(found, None)
 
 
 # ----------------------------------------------------------------------------------------------------------- tokenizer

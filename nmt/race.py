@@ -16,7 +16,6 @@ from pathlib import Path
 from nmt.alignment.plot import FAINT, INK, check_picture_path, save_figure
 from nmt.config import Recipe
 from nmt.data.ahead import prepare_ahead
-from nmt.data.streaming import streamed
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import ConfigError, DivergedError, Interrupted
 from nmt.training.report import Reporter, read_log
@@ -91,7 +90,7 @@ def race(
         with reporters() as reporter:
             reporter.note(f"{lane.name}, seed {lane.recipe.training.seed}: run {number} of {len(lanes)}")
             with ranks.first_leads():
-                if ranks.is_first and lane.data not in ready and streamed(lane.recipe.data) is None:
+                if ranks.is_first and lane.data not in ready and lane.recipe.data.stream is None:
                     prepare_ahead(lane.recipe, session.kept, note=reporter.note, progress=reporter.prepared)
                     ready.add(lane.data)
             try:

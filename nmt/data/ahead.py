@@ -21,7 +21,6 @@ from nmt.config import DataConfig, Recipe, TokenizerConfig
 from nmt.data.corpus import describe, digest_corpus
 from nmt.data.filters import Overlap, find_overlaps
 from nmt.data.store import Store, prepare
-from nmt.data.streaming import streamed
 from nmt.data.tokenizer import TRAINING_LINES, Tokenizer, Tokenizers, train_tokenizers
 from nmt.data.writing import Progress, write_whole
 from nmt.errors import CheckpointError, ConfigError
@@ -54,7 +53,7 @@ def prepare_ahead(
     """
     if not recipe.data.train:
         raise ConfigError("the recipe has no data.train; name corpora there, or a folder with --data")
-    if (corpus := streamed(recipe.data)) is not None:
+    if (corpus := recipe.data.stream) is not None:
         raise ConfigError(
             f"{describe(corpus)}: is read as it comes, and nothing of it can be ready: set streaming = false"
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from nmt.config import DataConfig, DatasetsCorpus
+from nmt.config import DataConfig
 from nmt.data.batching import WINDOW, Batch, Mark, Window, cut_anew, seeds_of
 from nmt.data.corpus import Chunk, Pair, PairStream, describe
 from nmt.data.filters import Filters
@@ -23,16 +23,10 @@ from nmt.data.preparing import Preparer
 from nmt.data.tokenizer import Tokenizers
 from nmt.errors import DataError
 
-__all__ = ["StreamSource", "streamed"]
+__all__ = ["StreamSource"]
 
 TOKENS = 24
 """Tokens that a pair is taken to have on its longer side when a window is measured out."""
-
-
-def streamed(data: DataConfig) -> DatasetsCorpus | None:
-    """The training corpus that is read as it comes, if the recipe has one."""
-    found = [corpus for corpus in data.train if isinstance(corpus, DatasetsCorpus) and corpus.streaming]
-    return found[0] if found else None
 
 
 class StreamSource:
@@ -52,7 +46,7 @@ class StreamSource:
         sampling: float = 0.0,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        corpus = streamed(data)
+        corpus = data.stream
         assert corpus is not None
         self.corpus, self.tokenizers = corpus, tokenizers
         self.batch_tokens, self.seed, self.sampling = batch_tokens, seed, sampling

@@ -256,7 +256,7 @@ def train_tokenizers(data: DataConfig, config: TokenizerConfig, seed: int) -> To
     if not data.train:
         raise ConfigError("data.train: no training corpus is given, and a tokenizer needs one")
     pairs: Iterable[Pair] = (pair for corpus in data.train for pair in read_pairs(corpus))
-    if any(corpus.format == "datasets" and corpus.streaming for corpus in data.train):
+    if data.stream is not None:
         pairs = itertools.islice(pairs, TRAINING_LINES // 8)  # a stream may have no end
     if config.joint:
         joint = train_tokenizer((line for pair in pairs for line in (pair.source, pair.target)), config, seed=seed)

@@ -148,8 +148,11 @@ def auto(
 def survey(data: DataConfig) -> Survey:
     """Count the pairs of the training corpora, weights included, and estimate the pieces of their targets.
 
-    Raises DataError for corpora that cannot be read or have no text.
+    Raises ConfigError for a corpus that is streamed, which may have no end, DataError for corpora that cannot be read
+    or have no text.
     """
+    if data.stream is not None:
+        raise ConfigError("--preset counts the pairs of data.train, which a stream may have no end of: give a recipe")
     pairs, pieces = 0.0, 0.0
     for corpus in data.train:
         reader = read_pairs(corpus)
@@ -204,7 +207,7 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
     batch = min(4096, max(1024, 2 ** round(math.log2(passes * seen.pieces / 3000))))
     learning_rate = round(RATES[size.width] * math.sqrt(batch / 4096), 5)
     part = {"type": "transformer", **vars(size), "dropout": dropout}
-    often = f"each pair is seen about {passes:,.0f} times"
+    often = f"each pair is seen about {passes / (2 if consistent else 1):,.0f} times"
     chosen = [
         Choice("tokenizer.vocabulary", vocabulary, f"for about {seen.pieces:,} pieces of target text"),
         Choice("model.embedding", size.width, "a Transformer's is its width"),

@@ -22,7 +22,7 @@ from nmt.data.ahead import ready_overlaps, ready_tokenizers, store_folder
 from nmt.data.batching import BatchSource, Source
 from nmt.data.corpus import Pair, describe, digest_corpus, read_eval_pairs
 from nmt.data.store import prepare
-from nmt.data.streaming import StreamSource, streamed
+from nmt.data.streaming import StreamSource
 from nmt.decoding.translator import pick_device
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -140,7 +140,7 @@ def _source(
     recipe, training = run.recipe, run.recipe.training
     how: dict[str, Any] = {"batch_tokens": training.batch_tokens, "seed": training.seed}
     how["sampling"] = recipe.tokenizer.sampling
-    if (corpus := streamed(recipe.data)) is not None:
+    if (corpus := recipe.data.stream) is not None:
         digest = digest_corpus(corpus)
         _check_same_data(state, digest, [digest], [corpus], session)
         reporter.note(f"{describe(corpus)}: read as it comes; it is not searched for validation and test lines")

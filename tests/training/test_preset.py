@@ -12,7 +12,7 @@ from nmt.config import DataConfig, Recipe, TextCorpus, TransformerEncoder, TsvCo
 from nmt.data.corpus import with_folder
 from nmt.errors import ConfigError, DataError
 from nmt.models import build
-from nmt.training.preset import SIZES, Survey, auto, choose, rate_of, survey, to_toml
+from nmt.training.preset import SIZES, Size, Survey, auto, choose, rate_of, survey, to_toml
 from nmt.training.report import SilentReporter
 from nmt.training.session import Session
 
@@ -67,13 +67,13 @@ def test_processes_share_the_batch() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_sizes_have_the_weights_of_the_models_that_are_built(size: object) -> None:
+def test_sizes_have_the_weights_of_the_models_that_are_built(size: Size) -> None:
     part = {"type": "transformer", **vars(size)}
     recipe = Recipe.model_validate({"model": {"encoder": part, "decoder": part, "embedding": part["width"]}})
     with torch.device("meta"):
         model = build(recipe.model, 100, 100)
     weights = sum(one.numel() for name, one in model.named_parameters() if one.ndim == 2 and "embedding" not in name)
-    assert vars(size) and getattr(size, "weights") == weights  # noqa: B009
+    assert size.weights == weights
 
 
 def test_every_choice_stands_under_its_reason() -> None:
@@ -103,6 +103,12 @@ def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
         (tmp_path / side).write_text("\n\n")
     with pytest.raises(DataError, match="no text in it to choose a recipe for"):
         survey(DataConfig(train=(TextCorpus(source=tmp_path / "a", target=tmp_path / "b"),)))
+
+
+def test_a_stream_is_not_counted() -> None:
+    stream = {"format": "datasets", "dataset": "x", "source": "en", "target": "fr", "streaming": True}
+    with pytest.raises(ConfigError, match="a stream may have no end of"):
+        survey(DataConfig.model_validate({"train": stream}))
 
 
 def test_the_rate_is_that_of_a_machine() -> None:
