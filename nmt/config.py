@@ -524,16 +524,52 @@ class DecodingConfig(Frozen):
     """How the model translates; each field is the default of the flag of the same name.
 
     The score of a hypothesis of n tokens (EOS counted) is its log-probability over n**alpha (``average``) or over
-    ((5 + n) / 6)**alpha (``gnmt``, Wu et al. 2016, equation 14). A translation ends at ``max_ratio`` times the source's
-    tokens plus ``max_extra`` at the latest.
+    ((5 + n) / 6)**alpha (``gnmt``, Wu et al. 2016, equation 14), plus ``coverage_penalty`` times what that equation
+    calls cp: the sum over source tokens of log(min(attention received, 1)). A translation ends at ``max_ratio`` times
+    the source's tokens plus ``max_extra`` at the latest.
+
+    Beam search stops ``fast``, when as many hypotheses have ended as the beam holds and no live one is better so far,
+    or ``exact``, when no live one can become better any more. ``no_repeat_ngram`` n > 0 has no n tokens in a row stand
+    twice in a translation. ``groups`` > 1 parts the beam into groups that are kept apart by ``diversity`` (Vijayakumar
+    et al. 2018).
+
+    With ``sampling`` translations are drawn instead, from probabilities sharpened by ``temperature`` below 1, of the
+    ``top_k`` likeliest tokens (0: all), of the fewest that have ``top_p`` of the probability together (Holtzman et al.
+    2020), of those that have at least ``epsilon`` (Hewitt et al. 2022). ``seed`` decides what is drawn for a sentence.
+    ``mbr`` takes, of ``mbr_samples`` drawn so, the one that agrees best with the others by chrF or BLEU (Eikema and
+    Aziz 2020).
+
+    A line longer than the model reads at once is ``on_long`` split at the ends of sentences, cut off, or an error.
     """
 
     beam: int = Field(default=5, ge=1)
     length_penalty: Literal["none", "average", "gnmt"] = "average"
     alpha: float = Field(default=1.0, ge=0.0, le=10.0)
+    coverage_penalty: float = Field(default=0.0, ge=0.0, le=100.0)
+    stopping: Literal["fast", "exact"] = "fast"
+    no_repeat_ngram: int = Field(default=0, ge=0)
+    groups: int = Field(default=1, ge=1)
+    diversity: float = Field(default=0.5, ge=0.0)
+    sampling: bool = False
+    temperature: float = Field(default=1.0, gt=0.0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    epsilon: Probability = 0.0
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    mbr: Literal["none", "chrf", "bleu"] = "none"
+    mbr_samples: int = Field(default=32, ge=2)
     max_ratio: float = Field(default=2.0, gt=0.0, le=1000.0)
     max_extra: int = Field(default=20, ge=0)
+    on_long: Literal["split", "cut", "error"] = "split"
     batch_size: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _groups(self) -> DecodingConfig:
+        if self.beam % self.groups:
+            raise ValueError(f"groups {self.groups} must divide the beam of {self.beam}")
+        if self.groups > 1 and self.sampling:
+            raise ValueError("groups belong to beam search, sampling draws instead: set one of them")
+        return self
 
 
 class Recipe(Frozen):

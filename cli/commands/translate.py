@@ -71,7 +71,7 @@ def translate(
         def work(window: list[str], first: int) -> list[str]:
             nonlocal parted
             found = translator.translate_window(window, nbest=nbest or 1, attention=align, first=first)
-            parted = int(*ranks.total(translator.num_split))
+            parted = int(*ranks.total(translator.counts.split))
             return [_render(one, number, nbest is not None, align) for number, one in enumerate(found, first - 1)]
 
         with Sharing(ranks) as sharing:
@@ -126,7 +126,7 @@ def _links(translation: Translation) -> list[str]:
         if not num_target:
             links.append("")
             continue
-        attention = hypothesis.attention.double().numpy()
+        attention = hypothesis.attention.astype("float64")
         matrix = to_words(attention, translation.source_words, words, num_source, num_target)
         links.append(format_links(extract(matrix)))
     return links

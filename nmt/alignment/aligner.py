@@ -203,7 +203,7 @@ class Aligner:
         best, words = translation.hypotheses[0], translation.target_words[0]
         assert best.attention is not None, "search was asked for attention"
         target = self._spelt(self.translator.tokenizers.target, best.tokens, best.text, words)
-        return _alignment(source, target, best.attention.double().cpu().numpy())
+        return _alignment(source, target, best.attention.astype(np.float64))
 
     def _side(self, tokenizer: Tokenizer, line: str) -> _Side:
         """A line as it came."""
@@ -218,7 +218,10 @@ class Aligner:
 
     def _fits(self, number: int, source: _Side, target: _Side) -> bool:
         """Whether the model can read a pair at once. Says so the first time that one cannot, and counts the others."""
-        longest_source, longest_target = self.translator.longest_source, self.translator.longest_target or LONGEST
+        longest_source, longest_target = (
+            self.translator.longest_source,
+            self.translator.engine.longest_target or LONGEST,
+        )
         if len(source.ids) < longest_source and len(target.ids) < longest_target:
             return True
         if not self.num_skipped:

@@ -25,8 +25,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nmt.config import DecodingConfig
+from nmt.decoding.engine import check_nbest
 from nmt.decoding.hypothesis import Hypothesis
-from nmt.decoding.search import Searchable, check_nbest, check_numbers, length_penalty, longest_target, wide
+from nmt.decoding.lengths import length_penalty, longest_target
+from nmt.decoding.search import Searchable, check_numbers, wide
 from nmt.decoding.topk import top_k
 
 __all__ = ["beam_search"]
@@ -283,7 +285,10 @@ def _best(ended: list[_Ended], looked: list[Tensor], nbest: int, source_length: 
             tokens=tuple(one.tokens),
             log_probability=one.log_probability,
             score=one.score,
-            attention=torch.stack([looked[t][row, :source_length] for t, row in enumerate(one.trail)]).cpu()
+            attention=torch.stack([looked[t][row, :source_length] for t, row in enumerate(one.trail)])
+            .float()
+            .cpu()
+            .numpy()
             if one.trail
             else None,
         )

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nmt.config import DecodingConfig
 from nmt.decoding.hypothesis import Hypothesis
-from nmt.decoding.search import Searchable, check_numbers, length_penalty, longest_target, wide
+from nmt.decoding.lengths import length_penalty, longest_target
+from nmt.decoding.search import Searchable, check_numbers, numbers, wide
 
 __all__ = ["greedy_search"]
 
@@ -66,7 +67,7 @@ def greedy_search(
                 tokens=tuple(written),
                 log_probability=total,
                 score=total / length_penalty(len(written) + 1, config),
-                attention=torch.stack(rows).cpu() if attention else None,
+                attention=numbers(rows) if attention else None,
             )
         ]
         for written, total, rows in zip(tokens, totals, looked, strict=True)

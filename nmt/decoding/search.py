@@ -1,4 +1,4 @@
-"""What all searches share: what they ask of a model, how they score, and how long they go on.
+"""What all searches in torch share: what they ask of a model, and how they look at what it answers.
 
 Search knows of a model only what :class:`Searchable` says: it remembers sources, it takes one step after another, its
 logits say what comes next, and memories and states are reordered by ``select``.
@@ -6,17 +6,18 @@ logits say what comes next, and memories and states are reordered by ``select``.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, assert_never, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nmt.config import DecodingConfig
-from nmt.errors import ConfigError, NmtError
+from nmt.errors import NmtError
 from nmt.models.interface import Step
 
-__all__ = ["Searchable", "check_nbest", "check_numbers", "length_penalty", "longest_target", "wide"]
+__all__ = ["Searchable", "check_numbers", "numbers", "wide"]
 
 
 @runtime_checkable
@@ -40,33 +41,6 @@ class Searchable(Protocol):
         ...
 
 
-def length_penalty(length: int, config: DecodingConfig) -> float:
-    """What the log-probability of ``length`` tokens, EOS counted, is divided by; it never falls with length."""
-    match config.length_penalty:
-        case "none":
-            return 1.0
-        case "average":
-            return float(length**config.alpha)
-        case "gnmt":
-            return float(((5 + length) / 6) ** config.alpha)
-    assert_never(config.length_penalty)
-
-
-def check_nbest(nbest: int, config: DecodingConfig) -> None:
-    """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses."""
-    if nbest > config.beam:
-        raise ConfigError(f"nbest {nbest} needs a beam of at least {nbest}, not {config.beam}: set --beam {nbest}")
-
-
-def longest_target(source_length: int, config: DecodingConfig, limit: int | None = None) -> int:
-    """The most target tokens, EOS counted, for a source of ``source_length`` tokens, its EOS counted.
-
-    ``limit`` is the longest target the model can write, if there is one.
-    """
-    longest = max(1, int(config.max_ratio * source_length + config.max_extra))
-    return longest if limit is None else min(longest, limit)
-
-
 def wide(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
     """Logits in single precision at least."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -79,3 +53,9 @@ def check_numbers(log_probabilities: Tensor, position: int) -> None:
             f"the model's output is not a number at target token {position}: "
             "its weights are damaged or its training diverged"
         )
+
+
+def numbers(rows: Sequence[Float[Tensor, " S"]]) -> Float[np.ndarray, "T S"]:
+    """Rows of attention as one matrix in single precision, away from the device."""
+    matrix: Float[np.ndarray, "T S"] = torch.stack(list(rows)).float().cpu().numpy()
+    return matrix

@@ -5,8 +5,11 @@ translations come back in the order of the lines. One line gives one translation
 
 - a blank line gives a blank one, and the model never sees it;
 - a line longer than the model can read, or longer than :data:`LONGEST` pieces, is cut into parts
-  (:mod:`nmt.decoding.splitting`), whose translations are joined;
+  (:mod:`nmt.decoding.splitting`), whose translations are joined; or, as ``on_long`` has it, only its beginning is
+  translated, or it is an error;
 - where memory does not suffice for a batch, its halves are tried.
+
+What searches is an :class:`~nmt.decoding.engine.Engine`: this module knows nothing of torch.
 """
 
 from __future__ import annotations
@@ -16,27 +19,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from pydantic import ValidationError
-from torch import Tensor
 
-from nmt.checkpoint import Run
 from nmt.config import DecodingConfig
-from nmt.data.batching import pad
 from nmt.data.tokenizer import Tokenizers
-from nmt.decoding.beam import beam_search
+from nmt.decoding.engine import Engine
 from nmt.decoding.hypothesis import Hypothesis
-from nmt.decoding.scoring import evaluating
-from nmt.decoding.search import check_nbest, length_penalty
+from nmt.decoding.lengths import length_penalty
+from nmt.decoding.request import Request, Source
 from nmt.decoding.splitting import split_line
-from nmt.errors import ConfigError, NmtError, is_out_of_memory
-from nmt.layers.positions import longest
-from nmt.models.seq2seq import Seq2Seq
+from nmt.errors import ConfigError, DataError, NmtError, is_out_of_memory
 
-__all__ = ["LONGEST", "Translation", "Translator", "pick_device"]
+if TYPE_CHECKING:
+    import torch
+
+    from nmt.decoding.torch_engine import TorchEngine
+    from nmt.models.seq2seq import Seq2Seq
+
+__all__ = ["LONGEST", "Translation", "Translator"]
 
 LONGEST = 1024
 """Pieces of a source sentence, EOS counted; a longer line is cut into parts."""
@@ -61,8 +65,9 @@ class Translation:
     parts a line was cut into because it was too long. The n-th hypothesis of such a line is made of the n-th of each
     part; its log-probability is their sum, its attention theirs along the diagonal.
 
-    Where attention was asked for, ``source_words`` names for each source token the word of ``source.split()`` it comes
-    from, and ``target_words`` for each hypothesis and each of its tokens the word of ``text.split()``.
+    Where ``words`` or attention were asked for, ``source_words`` names for each source token the word of
+    ``source.split()`` it comes from, and ``target_words`` for each hypothesis and each of its tokens the word of
+    ``text.split()``. ``unmet`` has for each hypothesis the phrases it should have used and does not.
     """
 
     source: str
@@ -72,6 +77,7 @@ class Translation:
     parts: int = 1
     source_words: tuple[int, ...] = ()
     target_words: tuple[tuple[int, ...], ...] = ()
+    unmet: tuple[tuple[str, ...], ...] = ()
 
     @property
     def text(self) -> str:
@@ -84,37 +90,60 @@ class _Part:
     """What is searched for on its own: a line, or a part of one that was too long.
 
     ``number`` is that of the line in the whole input, from 1; ``words`` says which word of the line a token comes from
-    (empty without attention); ``joint`` stands between this part's translation and the next one's.
+    (empty where nobody asks); ``joint`` stands between this part's translation and the next one's.
     """
 
     number: int
-    tokens: tuple[int, ...]
+    source: Source
     words: tuple[int, ...] = ()
     joint: str = ""
 
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What the model reads, without EOS."""
+        return self.source.tokens
+
+
+@dataclass
+class Counts:
+    """What :class:`Translator` met so far: lines cut into parts, lines cut off, phrases that could not be used."""
+
+    split: int = 0
+    cut: int = 0
+    unmet: int = 0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a caller of :meth:`Translator.translate` asked for."""
+
+    nbest: int = 1
+    attention: bool = False
+    words: bool = False
+
 
 class Translator:
-    """A model, its tokenizers and how to search; cheap to make around a model in memory.
+    """What searches, the tokenizers, and how to search; cheap to make around a model in memory.
 
-    ``num_split`` counts the lines that were too long so far. Parameters and buffers are only read: what is translated
-    under training leaves the model, its mode and its gradients as they were.
+    Several threads may translate with one translator. ``counts`` are for one at a time.
     """
 
-    def __init__(
-        self,
-        model: Seq2Seq,
-        tokenizers: Tokenizers,
-        decoding: DecodingConfig,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.model = model
+    def __init__(self, engine: Engine, tokenizers: Tokenizers, decoding: DecodingConfig) -> None:
+        self.engine = engine
         self.tokenizers = tokenizers
         self.decoding = decoding
-        self.device = torch.device(device)
-        self.num_split = 0
-        limits = [longest(model.encoder), longest(model.decoder)]
-        self.longest_target = limits[1]
-        self.longest_source = min([LONGEST, *(limit for limit in limits if limit is not None)])
+        self.counts = Counts()
+        limits = (LONGEST, engine.longest_source, engine.longest_target)
+        self.longest_source = min(limit for limit in limits if limit is not None)
+
+    @staticmethod
+    def of(
+        model: Seq2Seq, tokenizers: Tokenizers, decoding: DecodingConfig, device: torch.device | str = "cpu"
+    ) -> Translator:
+        """The translator of a model in memory."""
+        from nmt.decoding.torch_engine import TorchEngine
+
+        return Translator(TorchEngine(model, tokenizers, device), tokenizers, decoding)
 
     @staticmethod
     def load(folder: Path | str, *, which: str = "best", device: str = "auto", **decoding: Any) -> Translator:
@@ -123,84 +152,165 @@ class Translator:
         ``which`` is ``best``, ``average`` or ``step-N``; ``device`` is ``auto`` or what torch calls it. Raises
         CheckpointError for a run that cannot be read, ConfigError for an override or device that cannot be.
         """
+        from nmt.checkpoint import Run
+        from nmt.decoding.torch_engine import pick_device
+
         run = Run.open(Path(folder))
         place = pick_device(device)
-        settings = _overridden(run.recipe.decoding, decoding)
-        return Translator(run.load_model(which, device=str(place)), run.tokenizers, settings, place)
+        settings = overridden(run.recipe.decoding, decoding)
+        return Translator.of(run.load_model(which, device=str(place)), run.tokenizers, settings, place)
+
+    @property
+    def model(self) -> Seq2Seq:
+        """The one model in memory. Raises ConfigError where there is none: for exports and ensembles."""
+        return self._torch.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where :attr:`model` is."""
+        return self._torch.device
+
+    @property
+    def _torch(self) -> TorchEngine:
+        from nmt.decoding.torch_engine import TorchEngine
+
+        if not isinstance(self.engine, TorchEngine):
+            raise ConfigError("this needs the run folder of one model: exports and ensembles only translate")
+        return self.engine
 
     @property
     def window(self) -> int:
         """How many lines are best given to :meth:`translate_window` at a time."""
         return WINDOW * self.decoding.batch_size
 
-    def check(self, nbest: int) -> None:
-        """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses, before anything is read."""
-        check_nbest(nbest, self.decoding)
+    def check(self, nbest: int = 1, *, attention: bool = False) -> None:
+        """Raise ConfigError for what cannot be searched for as it is asked, before anything is read."""
+        self.engine.check(self.decoding, nbest=nbest, attention=attention)
 
-    def translate(self, lines: Iterable[str], *, nbest: int = 1, attention: bool = False) -> Iterator[Translation]:
+    def translate(
+        self, lines: Iterable[str | Request], *, nbest: int = 1, attention: bool = False, words: bool = False
+    ) -> Iterator[Translation]:
         """One translation a line, in order; lines are read a window ahead, and as translations are asked for.
 
-        Raises ConfigError where ``nbest`` exceeds the beam, NmtError where the model gives no numbers or a single
-        sentence does not fit into memory.
+        Raises ConfigError where ``nbest`` exceeds the beam, DataError for a line that is too long where that is an
+        error, NmtError where the model gives no numbers or a single sentence does not fit into memory.
         """
         rest = iter(lines)
         first = 1
         while window := list(islice(rest, self.window)):
-            yield from self.translate_window(window, nbest=nbest, attention=attention, first=first)
+            yield from self.translate_window(window, nbest=nbest, attention=attention, words=words, first=first)
             first += len(window)
 
     def translate_window(
-        self, lines: Sequence[str], *, nbest: int = 1, attention: bool = False, first: int = 1
+        self,
+        lines: Sequence[str | Request],
+        *,
+        nbest: int = 1,
+        attention: bool = False,
+        words: bool = False,
+        first: int = 1,
     ) -> list[Translation]:
         """The translations of some lines, worked out together; ``first`` is the number of the first, for messages."""
-        lines_parts = [self._parts(line, number, words=attention) for number, line in enumerate(lines, first)]
+        wanted = _Wanted(nbest, attention, words or attention)
+        self.check(nbest, attention=attention)
+        requests = [line if isinstance(line, Request) else Request(line) for line in lines]
+        lines_parts = [self._parts(request, number, wanted) for number, request in enumerate(requests, first)]
         parts = sorted(
             (part for line_parts in lines_parts for part in line_parts), key=lambda part: len(part.tokens), reverse=True
         )
         found: dict[int, list[Hypothesis]] = {}
-        with evaluating(self.model):
-            for batch in self._batches(parts):
-                for part, hypotheses in zip(batch, self._search(batch, nbest, attention), strict=True):
-                    found[id(part)] = hypotheses
+        for batch in self._batches(parts):
+            for part, hypotheses in zip(batch, self._search(batch, wanted), strict=True):
+                found[id(part)] = hypotheses
         return [
-            self._translation(line, line_parts, [found[id(part)] for part in line_parts])
-            for line, line_parts in zip(lines, lines_parts, strict=True)
+            self._translation(request, line_parts, [found[id(part)] for part in line_parts], wanted)
+            for request, line_parts in zip(requests, lines_parts, strict=True)
         ]
 
-    def _parts(self, line: str, number: int, *, words: bool) -> list[_Part]:
+    # ------------------------------------------------------------------------------------------------- lines to parts
+
+    def _parts(self, request: Request, number: int, wanted: _Wanted) -> list[_Part]:
         """The line as token ids: nothing for a blank one, several parts for one that is too long."""
-        tokenizer = self.tokenizers.source
+        line = request.text
         if not line.strip():
             return []
-        whole = self._part(line, number, words=words)
+        whole = self._part(line, number, wanted)
         if len(whole.tokens) < self.longest_source:
-            return [whole] if whole.tokens else []
-        texts = split_line(line, self.longest_source - 1, lambda text: len(tokenizer.encode(text)), together=TOGETHER)
-        if not self.num_split:
+            return self._ask([whole], request) if whole.tokens else []
+        match self.decoding.on_long:
+            case "error":
+                raise DataError(
+                    f"line {number}: {len(whole.tokens)} pieces, more than the {self.longest_source - 1} read at once; "
+                    "shorten it, or have it split or cut by --on-long"
+                )
+            case "cut":
+                return self._ask([self._beginning(whole)], request)
+            case "split":
+                return self._ask(self._split(line, whole, wanted), request)
+
+    def _beginning(self, whole: _Part) -> _Part:
+        """As much of a line that is too long as is read at once."""
+        limit = self.longest_source - 1
+        if not self.counts.cut:
+            _log.warning(
+                "line %d has %d pieces, more than the %d read at once: the rest of it is not translated (said once, "
+                "later lines are only counted)",
+                whole.number,
+                len(whole.tokens),
+                limit,
+            )
+        self.counts.cut += 1
+        return replace(whole, source=Source(whole.tokens[:limit]), words=whole.words[:limit])
+
+    def _split(self, line: str, whole: _Part, wanted: _Wanted) -> list[_Part]:
+        """A line that is too long as parts that are not."""
+        encode, limit = self.tokenizers.source.encode, self.longest_source - 1
+        texts = split_line(line, limit, lambda text: len(encode(text)), together=TOGETHER)
+        if not self.counts.split:
             _log.warning(
                 "line %d has %d pieces, more than the %d read at once: it is translated in %d parts, cut at the ends "
                 "of sentences where that is possible (said once, later lines are only counted)",
-                number,
+                whole.number,
                 len(whole.tokens),
-                self.longest_source - 1,
+                limit,
                 len(texts),
             )
-        self.num_split += 1
+        self.counts.split += 1
         starts = [0, *accumulate(map(len, texts))]
         parts = [
-            self._part(text, number, words=words, before=line[:start])
+            self._part(text, whole.number, wanted, before=line[:start])
             for text, start in zip(texts, starts, strict=False)
         ]
         return [part for part in parts if part.tokens]
 
-    def _part(self, text: str, number: int, *, words: bool, before: str = "") -> _Part:
+    def _part(self, text: str, number: int, wanted: _Wanted, *, before: str = "") -> _Part:
         """A line, or what of it comes after ``before``."""
         joint = " " if text[-1].isspace() else ""
-        if not words:
-            return _Part(number, tuple(self.tokenizers.source.encode(text)), joint=joint)
+        if not wanted.words:
+            return _Part(number, Source(tuple(self.tokenizers.source.encode(text))), joint=joint)
         tokens, own = self.tokenizers.source.encode_words(text)
         first = _word(before + text[: len(text) - len(text.lstrip())])
-        return _Part(number, tuple(tokens), tuple(first + word for word in own), joint)
+        return _Part(number, Source(tuple(tokens)), tuple(first + word for word in own), joint)
+
+    def _ask(self, parts: list[_Part], request: Request) -> list[_Part]:
+        """The parts with what is asked of their translations: the first has what it begins with, and the phrases."""
+        if request.is_plain or not parts:
+            return parts
+        avoid = self._phrases(request.avoid)
+        first = replace(
+            parts[0].source,
+            prefix=tuple(self.tokenizers.target.encode(request.prefix)),
+            use=self._phrases(request.use),
+            avoid=avoid,
+        )
+        rest = [replace(part, source=replace(part.source, avoid=avoid)) for part in parts[1:]]
+        return [replace(parts[0], source=first), *rest]
+
+    def _phrases(self, phrases: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Phrases as the target's pieces; blank ones ask for nothing."""
+        return tuple(tuple(tokens) for phrase in phrases if (tokens := self.tokenizers.target.encode(phrase)))
+
+    # ---------------------------------------------------------------------------------------------------------- search
 
     def _batches(self, parts: Sequence[_Part]) -> Iterator[list[_Part]]:
         """Parts, the longest first, in batches of at most ``batch_size`` and of a bounded number of tokens."""
@@ -212,24 +322,11 @@ class Translator:
             yield list(parts[start : start + count])
             start += count
 
-    def _search(self, parts: Sequence[_Part], nbest: int, attention: bool) -> list[list[Hypothesis]]:
+    def _search(self, parts: Sequence[_Part], wanted: _Wanted) -> list[list[Hypothesis]]:
         """Search one batch; where memory does not suffice, its halves, down to single sentences."""
-        tokenizer = self.tokenizers.target
-        source, mask = pad(
-            [[*part.tokens, self.tokenizers.source.eos_id] for part in parts], self.tokenizers.source.pad_id
-        )
         try:
-            return beam_search(
-                self.model,
-                source.to(self.device),
-                mask.to(self.device),
-                config=self.decoding,
-                bos_id=tokenizer.bos_id,
-                eos_id=tokenizer.eos_id,
-                forbidden=(tokenizer.pad_id, tokenizer.unk_id),
-                nbest=nbest,
-                attention=attention,
-                max_length=self.longest_target,
+            return self.engine.search(
+                [part.source for part in parts], self.decoding, nbest=wanted.nbest, attention=wanted.attention
             )
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -239,29 +336,37 @@ class Translator:
                 f"line {parts[0].number}: out of memory over one sentence of {len(parts[0].tokens)} pieces: "
                 f"use a smaller beam than {self.decoding.beam}"
             )
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         half = (len(parts) + 1) // 2
         _log.info("out of memory over %d sentences at once: going on with %d", len(parts), half)
-        return self._search(parts[:half], nbest, attention) + self._search(parts[half:], nbest, attention)
+        return self._search(parts[:half], wanted) + self._search(parts[half:], wanted)
 
-    def _translation(self, line: str, parts: Sequence[_Part], found: Sequence[list[Hypothesis]]) -> Translation:
+    # -------------------------------------------------------------------------------------------------- parts to lines
+
+    def _translation(
+        self, request: Request, parts: Sequence[_Part], found: Sequence[list[Hypothesis]], wanted: _Wanted
+    ) -> Translation:
         """What search found, as text."""
         tokens = tuple(token for part in parts for token in part.tokens)
         decode = self.tokenizers.target.decode
         rows = [[replace(one, text=decode(one.tokens)) for one in row] for row in zip(*found, strict=False)]
         ranked = sorted(((self._joined(parts, row), row) for row in rows), key=lambda pair: -pair[0].score)
+        unmet = tuple(self._unmet(request, one) for one, _ in ranked) if request.use else ()
+        self.counts.unmet += len(unmet[0]) if unmet else 0
         return Translation(
-            source=line,
+            source=request.text,
             source_tokens=tokens,
             source_pieces=tuple(self.tokenizers.source.pieces(tokens)),
             hypotheses=tuple(hypothesis for hypothesis, _ in ranked),
             parts=max(1, len(parts)),
             source_words=tuple(word for part in parts for word in part.words),
-            target_words=tuple(
-                self._target_words(parts, row) for hypothesis, row in ranked if hypothesis.attention is not None
-            ),
+            target_words=tuple(self._target_words(parts, row) for _, row in ranked) if wanted.words else (),
+            unmet=unmet,
         )
+
+    def _unmet(self, request: Request, hypothesis: Hypothesis) -> tuple[str, ...]:
+        """The phrases that a translation should have used and does not."""
+        encode = self.tokenizers.target.encode
+        return tuple(phrase for phrase in request.use if not _contains(hypothesis.tokens, encode(phrase)))
 
     def _target_words(self, parts: Sequence[_Part], row: Sequence[Hypothesis]) -> tuple[int, ...]:
         """For each token the word of the whole text it belongs to."""
@@ -273,19 +378,26 @@ class Translator:
         return tuple(words)
 
     def _joined(self, parts: Sequence[_Part], row: Sequence[Hypothesis]) -> Hypothesis:
-        """One hypothesis of a line: of its only part, or of each part one, one after the other."""
+        """One hypothesis of a line: of its only part, or of each part one, one after the other.
+
+        The logarithms of the parts' EOS count together, as that of the line's.
+        """
         if len(row) == 1:
             return row[0]
         total = sum(one.log_probability for one in row)
         tokens = tuple(token for one in row for token in one.tokens)
         texts = [text for one, part in zip(row, parts, strict=True) for text in (one.text, part.joint)]
         attentions = [one.attention for one in row if one.attention is not None]
+        each = [one.token_log_probabilities for one in row]
         return Hypothesis(
             tokens=tokens,
             log_probability=total,
             score=total / length_penalty(len(tokens) + len(row), self.decoding),
             attention=_diagonal(attentions) if attentions else None,
             text="".join(texts).strip(),
+            token_log_probabilities=(*(value for one in each for value in one[:-1]), sum(one[-1] for one in each))
+            if all(each)
+            else (),
         )
 
 
@@ -294,11 +406,17 @@ def _word(before: str) -> int:
     return len(f"{before}x".split()) - 1
 
 
-def _diagonal(attentions: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "T S"]:
+def _contains(tokens: Sequence[int], phrase: Sequence[int]) -> bool:
+    """Whether ``phrase`` stands in ``tokens`` as it is."""
+    wanted = list(phrase)
+    return any(list(tokens[start : start + len(wanted)]) == wanted for start in range(len(tokens) - len(wanted) + 1))
+
+
+def _diagonal(attentions: Sequence[Float[np.ndarray, "_ _"]]) -> Float[np.ndarray, "T S"]:
     """Attention of the parts of a line as that of the line: one EOS stands for all, as source and as target."""
     rows = sum(attention.shape[0] - 1 for attention in attentions) + 1
     columns = sum(attention.shape[1] - 1 for attention in attentions) + 1
-    whole = attentions[0].new_zeros(rows, columns)
+    whole = np.zeros((rows, columns), attentions[0].dtype)
     row = column = 0
     for attention in attentions:
         height, width = attention.shape[0] - 1, attention.shape[1] - 1
@@ -310,19 +428,7 @@ def _diagonal(attentions: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "T S"
     return whole
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the GPU where there is one. Raises ConfigError where there is none such."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # a device that holds no numbers, such as meta, is none
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def _overridden(decoding: DecodingConfig, changes: dict[str, Any]) -> DecodingConfig:
+def overridden(decoding: DecodingConfig, changes: dict[str, Any]) -> DecodingConfig:
     """``decoding`` with some fields changed, checked as a recipe's are."""
     try:
         return DecodingConfig.model_validate({**decoding.model_dump(), **changes})

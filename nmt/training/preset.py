@@ -22,7 +22,7 @@ import torch
 from nmt.config import DataConfig, Recipe, load_recipe, parse_recipe
 from nmt.data.corpus import Pair, read_pairs, with_folder
 from nmt.data.text import count_lines
-from nmt.decoding.translator import pick_device
+from nmt.decoding.torch_engine import pick_device
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import ConfigError, DataError, NmtError
 from nmt.training.precision import resolve_precision

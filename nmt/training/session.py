@@ -23,7 +23,7 @@ from nmt.data.batching import BatchSource, Source
 from nmt.data.corpus import Pair, describe, digest_corpus, read_eval_pairs
 from nmt.data.store import prepare
 from nmt.data.streaming import StreamSource
-from nmt.decoding.translator import pick_device
+from nmt.decoding.torch_engine import pick_device
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError, ConfigError, DataError, TrainingError
 from nmt.layers.positions import longest

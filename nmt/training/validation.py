@@ -79,7 +79,7 @@ class Validator:
                 tokens += moved.target_tokens
             if not math.isfinite(nll):
                 return Scores(math.nan, math.inf, 0.0, 0.0, time.monotonic() - start)
-            translator = Translator(model, self.tokenizers, self.decoding, device)
+            translator = Translator.of(model, self.tokenizers, self.decoding, device)
             hypotheses = [one.text for one in translator.translate(pair.source for pair in self.pairs)]
         bleu, chrf = evaluate(
             hypotheses, [[pair.target for pair in self.pairs]], metrics=("bleu", "chrf"), tokenize=self.tokenize

@@ -73,7 +73,7 @@ def test_many_windows_come_back_in_order(translator: Translator, monkeypatch: py
 
 
 def test_a_blank_side_is_not_shown_to_the_model(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translator, "model", nn.Identity())  # would fail if it were called with a batch
+    monkeypatch.setattr(translator.engine, "model", nn.Identity())  # would fail if it were called with a batch
     blank = [pair for pair in PAIRS if not pair[0].strip() or not pair[1].strip()]
     shapes = [alignment.attention.shape for alignment in Aligner(translator).align(blank)]
     assert shapes == [(2, 0), (0, 2), (0, 0)]
@@ -177,8 +177,8 @@ class Looks(nn.Module):
 @pytest.fixture
 def looking(translator: Translator) -> Aligner:
     """An aligner that goes along the diagonal."""
-    aligner = Aligner(Translator(translator.model, translator.tokenizers, translator.decoding))
-    aligner.translator.model = Looks()  # type: ignore[assignment]
+    aligner = Aligner(Translator.of(translator.model, translator.tokenizers, translator.decoding))
+    aligner.translator.engine.model = Looks()  # type: ignore[attr-defined]
     return aligner
 
 
@@ -189,8 +189,8 @@ def test_link_forced(looking: Aligner) -> None:
 
 
 def test_link_joins_the_direction_back(looking: Aligner, translator: Translator) -> None:
-    backward = Aligner(Translator(translator.model, translator.tokenizers, translator.decoding))
-    backward.translator.model = Looks(reverse=True)  # type: ignore[assignment]
+    backward = Aligner(Translator.of(translator.model, translator.tokenizers, translator.decoding))
+    backward.translator.engine.model = Looks(reverse=True)  # type: ignore[attr-defined]
     line = ["le le le"]  # a piece a word
     for symmetrization, expected in (("intersection", "1-1"), ("union", "0-0 1-1 2-2 0-2 2-0")):
         rule = LinkRule(symmetrization=symmetrization)  # type: ignore[arg-type]

@@ -143,7 +143,7 @@ def test_links_stand_behind_the_text(
         attention = one.hypotheses[0].attention
         assert attention is not None
         pieces = [piece for piece, word in enumerate(one.target_words[0]) if word == 0]
-        looked = attention[pieces, :-1].sum(dim=0)
+        looked = attention[pieces, :-1].sum(axis=0)
         by_word = [
             sum(float(looked[piece]) for piece, word in enumerate(one.source_words) if word == index)
             for index in range(len(one.source.split()))

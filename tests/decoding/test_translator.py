@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from nmt.checkpoint import Run
 from nmt.config import DecodingConfig, ModelConfig, Recipe, TokenizerConfig
 from nmt.data.batching import collate
 from nmt.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
+from nmt.decoding import torch_engine
 from nmt.decoding import translator as module
 from nmt.decoding.beam import beam_search
 from nmt.decoding.hypothesis import Hypothesis
@@ -63,7 +65,7 @@ def translator(model: Seq2Seq, tokenizer: Tokenizer) -> Translator:
 
 def make(model: Seq2Seq, tokenizer: Tokenizer, **decoding: Any) -> Translator:
     search = DecodingConfig.model_validate({"beam": 3, "max_ratio": 0.5, "max_extra": 4, "batch_size": 4, **decoding})
-    return Translator(model, Tokenizers(tokenizer, tokenizer), search)
+    return Translator.of(model, Tokenizers(tokenizer, tokenizer), search)
 
 
 def test_odd_lines_give_a_line_each(translator: Translator) -> None:
@@ -87,7 +89,7 @@ def test_blank_lines_are_blank_and_change_nothing(translator: Translator, monkey
     plain = [one.text for one in translator.translate(LINES)]
     mixed = [line for one in LINES for line in ("", one, "  \t")]
     assert [one.text for one in translator.translate(mixed)] == [line for one in plain for line in ("", one, "")]
-    monkeypatch.setattr(module, "beam_search", None)
+    monkeypatch.setattr(torch_engine, "beam_search", None)
     assert [one.text for one in translator.translate(["", " ", "\u2003"])] == ["", "", ""]
 
 
@@ -98,7 +100,7 @@ def test_an_end_of_line_made_of_bytes_is_a_space(translator: Translator, monkeyp
     def search(model: Any, source: Any, *rest: Any, **arguments: Any) -> Any:
         return [[Hypothesis(tokens, -1.0, -1.0)] for _ in source]
 
-    monkeypatch.setattr(module, "beam_search", search)
+    monkeypatch.setattr(torch_engine, "beam_search", search)
     assert [one.text for one in translator.translate(["a", "dog"])] == ["A  B", "A  B"]
 
 
@@ -163,7 +165,7 @@ def test_out_of_memory_halves_the_batch(
             raise error
         return beam_search(model, source, *rest, **arguments)
 
-    monkeypatch.setattr(module, "beam_search", small_memory)
+    monkeypatch.setattr(torch_engine, "beam_search", small_memory)
     assert [one.text for one in translator.translate(LINES)] == plain
     assert sizes == [4, 2, 1, 1, 2, 1, 1, 3, 2, 1, 1, 1]
 
@@ -174,7 +176,7 @@ def test_out_of_memory_over_one_sentence_names_its_line(
     def no_memory(model: Any, source: Any, *rest: Any, **arguments: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(module, "beam_search", no_memory)
+    monkeypatch.setattr(torch_engine, "beam_search", no_memory)
     with pytest.raises(NmtError, match=r"^line 2: out of memory over one sentence of \d+ pieces: use a smaller beam"):
         list(translator.translate(["", "a dog"]))
 
@@ -185,7 +187,7 @@ def test_other_errors_of_the_model_are_not_taken_for_memory(
     def broken(*rest: Any, **arguments: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(module, "beam_search", broken)
+    monkeypatch.setattr(torch_engine, "beam_search", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(translator.translate(LINES))
 
@@ -212,9 +214,9 @@ def test_a_line_that_is_too_long_is_translated_in_parts(
     assert scores == sorted(scores, reverse=True)
     assert best.attention is not None
     assert best.attention.shape == (len(best.tokens) + 1, len(found[1].source_tokens) + 1)
-    torch.testing.assert_close(best.attention.sum(dim=1), torch.ones(len(best.tokens) + 1))
+    np.testing.assert_allclose(best.attention.sum(axis=1), 1, rtol=1e-5)
     first = len(parts[0].hypotheses[0].tokens), len(parts[0].source_tokens)
-    assert best.attention[: first[0], first[1] : -1].count_nonzero() == 0
+    assert np.count_nonzero(best.attention[: first[0], first[1] : -1]) == 0
     # Words: those of the whole line, counted on from part to part.
     assert len(found[1].source_words) == len(found[1].source_tokens)
     assert found[1].source_words[0] == 0
@@ -224,7 +226,7 @@ def test_a_line_that_is_too_long_is_translated_in_parts(
         assert len(words) == len(hypothesis.tokens)
         assert list(words) == sorted(words)
         assert words[-1] == len(hypothesis.text.split()) - 1
-    assert translator.num_split == 2
+    assert translator.counts.split == 2
     (warning,) = said
     assert warning.startswith("WARNING line 2 has ")
     assert "more than the 23 read at once: it is translated in 3 parts" in warning
@@ -235,7 +237,7 @@ def test_learned_positions_bound_what_is_read_and_written(tokenizer: Tokenizer) 
     parts = {"encoder": {**part, "max_positions": 12}, "decoder": {**part, "max_positions": 10}, "embedding": 16}
     model = build(ModelConfig.model_validate(parts), len(tokenizer), len(tokenizer)).eval()
     translator = make(model, tokenizer, max_extra=100)
-    assert (translator.longest_source, translator.longest_target) == (10, 10)
+    assert (translator.longest_source, translator.engine.longest_target) == (10, 10)
     (found,) = translator.translate(["the black cat sees the white horse and the bird ."])
     assert found.parts > 1
     assert found.text

@@ -1,0 +1,36 @@
+"""What is to be translated, and what its translation has to be like: as text, and as token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Request", "Source"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A line, and what its translation has to be like.
+
+    The translation begins with ``prefix``, has every phrase of ``use`` in it and none of ``avoid``. Phrases are matched
+    piece by piece, as the target's tokenizer cuts them: what is spelt in other pieces is another phrase.
+    """
+
+    text: str
+    prefix: str = ""
+    use: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether any translation will do."""
+        return not (self.prefix or self.use or self.avoid)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sentence as search takes it: ``tokens`` of the source without EOS, the others are ids of the target."""
+
+    tokens: tuple[int, ...]
+    prefix: tuple[int, ...] = ()
+    use: tuple[tuple[int, ...], ...] = ()
+    avoid: tuple[tuple[int, ...], ...] = ()

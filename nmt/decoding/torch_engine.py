@@ -1,0 +1,78 @@
+"""Search by torch: a model of any family, or several of them together, on a processor or a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from nmt.config import DecodingConfig
+from nmt.data.batching import pad
+from nmt.data.tokenizer import Tokenizers
+from nmt.decoding.beam import beam_search
+from nmt.decoding.engine import check_nbest
+from nmt.decoding.hypothesis import Hypothesis
+from nmt.decoding.request import Source
+from nmt.decoding.scoring import evaluating
+from nmt.errors import ConfigError, is_out_of_memory
+from nmt.layers.positions import longest
+from nmt.models.seq2seq import Seq2Seq
+
+__all__ = ["TorchEngine", "pick_device"]
+
+
+class TorchEngine:
+    """A model in memory and the ids that search needs to know.
+
+    Parameters and buffers are only read: what is translated under training leaves the model, its mode and its gradients
+    as they were.
+    """
+
+    def __init__(self, model: Seq2Seq, tokenizers: Tokenizers, device: torch.device | str = "cpu") -> None:
+        self.model = model
+        self.tokenizers = tokenizers
+        self.device = torch.device(device)
+        self.longest_source = longest(model.encoder)
+        self.longest_target = longest(model.decoder)
+
+    def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
+        """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses."""
+        check_nbest(nbest, config)
+
+    def search(
+        self, sources: Sequence[Source], config: DecodingConfig, *, nbest: int, attention: bool
+    ) -> list[list[Hypothesis]]:
+        """Pad the sources to one batch and search."""
+        tokenizer = self.tokenizers.target
+        rows = [[*source.tokens, self.tokenizers.source.eos_id] for source in sources]
+        tokens, mask = pad(rows, self.tokenizers.source.pad_id)
+        try:
+            with evaluating(self.model):
+                return beam_search(
+                    self.model,
+                    tokens.to(self.device),
+                    mask.to(self.device),
+                    config=config,
+                    bos_id=tokenizer.bos_id,
+                    eos_id=tokenizer.eos_id,
+                    forbidden=(tokenizer.pad_id, tokenizer.unk_id),
+                    nbest=nbest,
+                    attention=attention,
+                    max_length=self.longest_target,
+                )
+        except RuntimeError as error:
+            if is_out_of_memory(error) and self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is the GPU where there is one. Raises ConfigError where there is none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # a device that holds no numbers, such as meta, is none
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
