@@ -21,8 +21,12 @@ from nmt_cli.streams import STANDARD, greet, input_lines
 __all__ = ["WholeLines", "input_windows", "obeying_the_first"]
 
 
-def input_windows(path: Path, size: int, *, on_bad_bytes: Literal["error", "replace"] = "error") -> Iterator[list[str]]:
+def input_windows(
+    path: Path, size: int, *, on_bad_bytes: Literal["error", "replace"] = "error", skip: int = 0
+) -> Iterator[list[str]]:
     """The lines of a file or of stdin, at most ``size`` at a time: as many as are there, without waiting for more.
+
+    The first ``skip`` lines are read and left out; where there are not so many it is a DataError.
 
     Out of a pipe or a terminal comes what has arrived, so that somebody who waits for the answer to one line before
     writing the next gets it. A file always comes in windows of ``size``. Raises what
@@ -36,8 +40,10 @@ def input_windows(path: Path, size: int, *, on_bad_bytes: Literal["error", "repl
     taken = 0
     try:
         for line in lines:
-            window.append(line)
             taken += 1
+            if taken <= skip:
+                continue
+            window.append(line)
             if len(window) == size or (pipe is not None and pipe.ends <= taken and pipe.is_idle()):
                 yield window
                 window = []
@@ -45,6 +51,8 @@ def input_windows(path: Path, size: int, *, on_bad_bytes: Literal["error", "repl
         if window:
             yield window
         raise
+    if taken < skip:
+        raise DataError(f"{path}: ends after {taken} lines, but {skip} are said to be done: is it another text?")
     if window:
         yield window
 

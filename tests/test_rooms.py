@@ -24,6 +24,7 @@ ROOMS = (
     "decoding",
     "evaluation",
     "alignment",
+    "formats",
     "training",
     "race",
     "demo",

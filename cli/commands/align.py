@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from nmt.alignment.links import Gold, Method, Symmetrization, parse_gold
 from nmt.errors import ConfigError, DataError
 from nmt_cli import console
 from nmt_cli.options import Device, Threads, use_threads
+from nmt_cli.searching import with_search_flags
 from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines, output_lines
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["align"]
 
 
+@with_search_flags("beam", "length_penalty", "alpha", "coverage_penalty", "max_ratio", "max_extra", "batch_size")
 def align(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder whose model aligns.")],
     source: Annotated[
@@ -82,11 +84,10 @@ def align(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     output: OutputFile = STANDARD,
     checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
-    beam: Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept in search; 1 is greedy.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
+    **search: Any,
 ) -> None:
     """Print, for each sentence pair, which words the model's attention links.
 
@@ -109,7 +110,6 @@ def align(
     use_threads(threads)
     opened = Run.open(run)
     chosen = opened.checkpoint(checkpoint)
-    search = {name: value for name, value in (("beam", beam), ("batch_size", batch_size)) if value is not None}
     aligner = Aligner.load(run, units=units, which=chosen.name, device=device, **search)
     backward = None if reverse is None else Aligner.load(reverse, device=device)
     rule = LinkRule(method, threshold, symmetrize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,11 +13,13 @@ from nmt.errors import ConfigError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Tokenization
 from nmt_cli import console
 from nmt_cli.options import Device, Threads, use_threads
+from nmt_cli.searching import with_search_flags
 from nmt_cli.streams import STANDARD, OnBadBytes, input_lines
 
 __all__ = ["evaluate"]
 
 
+@with_search_flags()
 def evaluate(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="The run folder whose model translates.")] = None,
     source: Annotated[
@@ -63,20 +65,10 @@ def evaluate(
         ),
     ] = None,
     checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
-    beam: Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept in search; 1 is greedy.")] = None,
-    length_penalty: Annotated[
-        Literal["none", "average", "gnmt"] | None,
-        typer.Option("--length-penalty", help="How the length of a hypothesis weighs in its score."),
-    ] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", min=0.0, help="The strength of the length penalty.")] = None,
-    max_ratio: Annotated[
-        float | None, typer.Option("--max-ratio", help="A translation has at most this times the source's tokens,")
-    ] = None,
-    max_extra: Annotated[int | None, typer.Option("--max-extra", min=0, help="and so many more.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
+    **search: Any,
 ) -> None:
     """Print BLEU, chrF2, chrF++ and TER with their signatures.
 
@@ -104,14 +96,6 @@ def evaluate(
             held_out = held_out_split(opened.recipe, split, data)
         else:
             held_out = held_out_files(source, references, read)
-        search = {
-            "beam": beam,
-            "length_penalty": length_penalty,
-            "alpha": alpha,
-            "max_ratio": max_ratio,
-            "max_extra": max_extra,
-            "batch_size": batch_size,
-        }
         result = evaluate_run(
             opened,
             held_out,
@@ -120,7 +104,7 @@ def evaluate(
             device=device,
             output=output,
             track=lambda items, total: console.track(items, "translating", total, unit="sentences"),
-            **{name: value for name, value in search.items() if value is not None},
+            **search,
         )
         console.note(f"translations: {result.translations}")
     if tokenize != "none" and looks_tokenized(result.hypotheses):

@@ -2,47 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from nmt.errors import ConfigError, DataError
 from nmt_cli import console
+from nmt_cli.continuing import Begun, look_back, whole_output
 from nmt_cli.options import Device, Threads, use_threads
+from nmt_cli.searching import with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows, obeying_the_first
-from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, output_lines
-
-if TYPE_CHECKING:
-    from nmt.decoding.translator import Translation
+from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile
 
 __all__ = ["translate"]
 
 
+@with_search_flags()
 def translate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder whose model translates.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="The run folder whose model translates; of several the mean."),
+    ],
     input: InputFile = STANDARD,
     output: OutputFile = STANDARD,
-    nbest: Annotated[
-        int | None,
-        typer.Option("--nbest", min=1, metavar="N", help="Write the N best: id ||| text ||| logprob= x ||| score."),
+    format_: Annotated[
+        Literal["text", "tsv", "jsonl", "moses"] | None,
+        typer.Option("--format", help="What is written; jsonl is read too. By default text, with --nbest moses."),
     ] = None,
-    align: Annotated[bool, typer.Option("--align", help="Append word links: text ||| 0-0 1-2.")] = False,
+    nbest: Annotated[int | None, typer.Option("--nbest", min=1, metavar="N", help="Write the N best.")] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Write the natural logarithm of the probability, and the score.")
+    ] = False,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Write the probability of each word.")] = False,
+    align: Annotated[
+        str | None,
+        typer.Option("--align", metavar="HOW", help="Write word links, hard or from 0.3 on, or all weights: soft."),
+    ] = None,
+    align_units: Annotated[
+        Literal["words", "pieces"], typer.Option("--align-units", help="What is linked: words, or subword pieces.")
+    ] = "words",
+    constraints: Annotated[
+        bool,
+        typer.Option(
+            "--constraints",
+            help="Read phrases to use, phrases to avoid and what the translation begins with, in columns behind the "
+            "text or in fields of the JSON.",
+        ),
+    ] = False,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option("--continue-from", metavar="OUT", help="Go on with an interrupted output; names --output too."),
+    ] = None,
+    line_buffered: Annotated[
+        bool, typer.Option("--line-buffered", help="Answer each line before the next is read, out of a file too.")
+    ] = False,
     checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
-    beam: Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept in search; 1 is greedy.")] = None,
-    length_penalty: Annotated[
-        Literal["none", "average", "gnmt"] | None,
-        typer.Option("--length-penalty", help="How the length of a hypothesis weighs in its score."),
-    ] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", min=0.0, help="The strength of the length penalty.")] = None,
-    max_ratio: Annotated[
-        float | None, typer.Option("--max-ratio", help="A translation has at most this times the source's tokens,")
-    ] = None,
-    max_extra: Annotated[int | None, typer.Option("--max-extra", min=0, help="and so many more.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Sentences searched together.")] = None,
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
+    **search: Any,
 ) -> None:
     """Translate text, one sentence a line: a line in gives a line out, in order, as soon as it is ready.
 
@@ -51,28 +71,27 @@ def translate(
     from nmt.decoding.sharing import Sharing
     from nmt.decoding.translator import Translator
     from nmt.distributed import joined
+    from nmt.formats import Style, read, render
 
+    style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), align_units, constraints)
+    output = _output(output, continue_from)
     use_threads(threads)
-    search = {
-        "beam": beam,
-        "length_penalty": length_penalty,
-        "alpha": alpha,
-        "max_ratio": max_ratio,
-        "max_extra": max_extra,
-        "batch_size": batch_size,
-    }
-    given = {name: value for name, value in search.items() if value is not None}
     with joined() as ranks:
-        translator = Translator.load(run, which=checkpoint, device=device, **given)
-        translator.check(nbest or 1)
-
-        parted = 0
+        translator = Translator.load(*run, which=checkpoint, device=device, **search)
+        attention, words = style.align is not None, style.confidence
+        translator.check(nbest or 1, attention=attention)
+        name = "stdin" if input == STANDARD else str(input)
+        met = [0.0, 0.0, 0.0]
 
         def work(window: list[str], first: int) -> list[str]:
-            nonlocal parted
-            found = translator.translate_window(window, nbest=nbest or 1, attention=align, first=first)
-            parted = int(*ranks.total(translator.counts.split))
-            return [_render(one, number, nbest is not None, align) for number, one in enumerate(found, first - 1)]
+            records = [read(line, style, f"{name}:{number}") for number, line in enumerate(window, first)]
+            found = translator.translate_window(
+                [record.request for record in records], nbest=nbest or 1, attention=attention, words=words, first=first
+            )
+            counts = translator.counts
+            met[:] = ranks.total(counts.split, counts.cut, counts.unmet)
+            pairs = zip(records, found, strict=True)
+            return [render(record, one, number, style) for number, (record, one) in enumerate(pairs, first - 1)]
 
         with Sharing(ranks) as sharing:
             if not ranks.is_first:
@@ -80,53 +99,80 @@ def translate(
                     for _ in sharing.out((), work):
                         pass
                 return
-            windows = input_windows(input, translator.window * ranks.size, on_bad_bytes=on_bad_bytes)
-            done = _write(sharing.out(windows, work), input, output)
-    if parted:
-        console.note(f"translated in parts, being too long: {parted} of {done} lines")
+            size = 1 if line_buffered else translator.window * ranks.size
+            begun = Begun() if continue_from is None else look_back(continue_from, size, is_list=style.is_list)
+            windows = input_windows(input, size, on_bad_bytes=on_bad_bytes, skip=begun.lines)
+            if style.format == "jsonl" or style.constraints:
+                windows = _checked(windows, lambda line, number: read(line, style, f"{name}:{number}"), begun.lines)
+            kept = None if continue_from is None else begun.kept
+            done = _write(sharing.out(windows, work, done=begun.lines), input, output, kept, line_buffered)
+    for number, what in zip(met, ("translated in parts, being too long", "cut off, being too long"), strict=False):
+        if number:
+            console.note(f"{what}: {number:.0f} of {done} lines")
+    if met[2]:
+        console.warn(f"phrases that a translation should use and does not: {met[2]:.0f}; --format jsonl names them")
 
 
-def _write(results: Iterator[list[str]], input: Path, output: Path) -> int:
+def _format(format_: Literal["text", "tsv", "jsonl", "moses"] | None, nbest: int | None) -> Any:
+    """What is written. Raises ConfigError for n best as text, which has a line a line."""
+    if format_ == "text" and nbest is not None:
+        raise ConfigError("--format text has one translation a line: write --nbest as moses, tsv or jsonl")
+    return format_ or ("text" if nbest is None else "moses")
+
+
+def _align(how: str | None) -> Any:
+    """Which links. Raises ConfigError for what is neither a word nor a number from 0 to 1."""
+    if how in (None, "hard", "soft"):
+        return how
+    try:
+        threshold = float(how or "")
+    except ValueError:
+        threshold = -1.0
+    if not 0.0 <= threshold <= 1.0:
+        raise ConfigError(f"--align {how}: say hard, soft, or the least attention of a link, such as 0.3")
+    return threshold
+
+
+def _output(output: Path, continue_from: Path | None) -> Path:
+    """Where it is written. Raises ConfigError where that is not what is gone on with."""
+    if continue_from is None:
+        return output
+    if output not in (STANDARD, continue_from):
+        raise ConfigError(f"--output {output} is not what --continue-from {continue_from} goes on with: leave one out")
+    if continue_from == STANDARD or (continue_from.exists() and not continue_from.is_file()):
+        raise ConfigError(f"--continue-from {continue_from}: name the file that was being written")
+    return continue_from
+
+
+def _checked(windows: Iterator[list[str]], check: Callable[[str, int], object], done: int) -> Iterator[list[str]]:
+    """The windows up to the first line that is not what it should be, which is then told."""
+    for window in windows:
+        for place, line in enumerate(window):
+            try:
+                check(line, done + place + 1)
+            except DataError:
+                if place:
+                    yield window[:place]
+                raise
+        yield window
+        done += len(window)
+
+
+def _write(results: Iterator[list[str]], input: Path, output: Path, kept: int | None, line_buffered: bool) -> int:
     """Write lines as they come; gives how many there were."""
     done = 0
     with (
         WholeLines() as lines,
-        output_lines(output, inputs=[input]) as writer,
+        whole_output(output, inputs=[input], kept=kept) as writer,
         console.Progress("translating", unit="lines") as progress,
     ):
         for texts in results:
             for text in texts:
                 with lines.whole():
                     writer.write(text)
+            if line_buffered:
+                writer.flush()
             done += len(texts)
             if output != STANDARD:
                 progress(done)
     return done
-
-
-def _render(translation: Translation, number: int, is_nbest: bool, align: bool) -> str:
-    """The translation of line ``number`` (from 0) as it is written."""
-    from nmt.decoding.formats import moses_lines, plain_line
-
-    links = _links(translation) if align else None
-    if is_nbest:
-        return "\n".join(moses_lines(number, translation.hypotheses, links))
-    return plain_line(translation.text, None if links is None else (links or [""])[0])
-
-
-def _links(translation: Translation) -> list[str]:
-    """For each hypothesis the links of its words, from the attention of its pieces."""
-    from nmt.alignment.links import extract, format_links, to_words
-
-    num_source = len(translation.source.split())
-    links = []
-    for hypothesis, words in zip(translation.hypotheses, translation.target_words, strict=True):
-        assert hypothesis.attention is not None, "search was asked for attention"
-        num_target = len(hypothesis.text.split())
-        if not num_target:
-            links.append("")
-            continue
-        attention = hypothesis.attention.astype("float64")
-        matrix = to_words(attention, translation.source_words, words, num_source, num_target)
-        links.append(format_links(extract(matrix)))
-    return links

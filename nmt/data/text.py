@@ -9,6 +9,7 @@ known by their first bytes, whatever they are called.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import functools
 import gzip
 import io
@@ -37,6 +38,7 @@ __all__ = [
     "open_binary",
     "read_blocks",
     "read_lines",
+    "whole_lines",
 ]
 
 OnBadBytes = Literal["error", "replace"]
@@ -122,6 +124,17 @@ def _decode(line: bytes, name: str, number: int, on_bad_bytes: OnBadBytes) -> st
             f"{name}:{number}: byte {place + 1} is not UTF-8: 0x{line[place]:02x} ({error.reason}); "
             f"convert the text to UTF-8"
         ) from error
+
+
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file that was perhaps cut short, ends and all: those that have an end, as far as can be read.
+
+    Raises DataError for a file that cannot be opened.
+    """
+    with open_binary(path) as stream, contextlib.suppress(*_DAMAGED):
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield line
 
 
 def count_lines(path: Path) -> int:
@@ -255,29 +268,40 @@ class LineWriter:
         self._standard = name == STANDARD
 
     @classmethod
-    def open(cls, path: Path) -> LineWriter:
-        """A writer to ``path``; ``-`` is stdout. Raises NmtError where the file cannot be written."""
+    def open(cls, path: Path, *, name: Path | None = None, append: bool = False) -> LineWriter:
+        """A writer to ``path``; ``-`` is stdout.
+
+        ``name`` is what the file will be called in the end: its ending says how it is compressed, and messages name it.
+        ``append`` goes on behind what a plain file has. Raises NmtError where the file cannot be written.
+        """
         if path == STANDARD:
             return cls(sys.stdout.buffer, None, path)
+        name = name or path
         try:
-            raw = path.open("wb")
+            raw = path.open("ab" if append else "wb")
         except OSError as error:
-            raise NmtError(f"{path}: cannot be written: {error.strerror}") from error
+            raise NmtError(f"{name}: cannot be written: {error.strerror}") from error
         compress: dict[str, Callable[[BinaryIO], object]] = {
             ".gz": lambda raw: gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0),
             ".bz2": lambda raw: bz2.BZ2File(raw, "wb"),
             ".xz": lambda raw: lzma.LZMAFile(raw, "wb"),  # noqa: SIM115
             ".zst": lambda raw: zstandard.ZstdCompressor().stream_writer(raw, closefd=False),
         }
-        if path.suffix not in compress:
-            return cls(raw, None, path)
-        return cls(cast(BinaryIO, compress[path.suffix](raw)), raw, path)
+        if name.suffix not in compress:
+            return cls(raw, None, name)
+        return cls(cast(BinaryIO, compress[name.suffix](raw)), raw, name)
 
     def write(self, line: str) -> None:
         """Write one line; its end is added. Raises NmtError for a full disk, OSError where stdout fails."""
         self._do(lambda: self._stream.write(line.encode("utf-8") + b"\n"))
         if self._standard:
             self._stream.flush()
+
+    def flush(self) -> None:
+        """Have what was written seen by others. Raises as :meth:`write` does."""
+        self._do(self._stream.flush)
+        if self._below is not None:
+            self._do(self._below.flush)
 
     def close(self) -> None:
         """Write what is left and close the file; stdout stays open. Raises as :meth:`write` does."""

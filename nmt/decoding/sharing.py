@@ -29,27 +29,34 @@ class Sharing:
             with contextlib.suppress(RuntimeError):  # who is gone need not be told
                 self.ranks.tell("")
 
-    def out(self, windows: Iterable[list[str]], work: Callable[[list[str], int], list[str]]) -> Iterator[list[str]]:
+    def out(
+        self, windows: Iterable[list[str]], work: Callable[[list[str], int], list[str]], *, done: int = 0
+    ) -> Iterator[list[str]]:
         """What ``work`` makes of the lines of every window, in order.
 
-        ``work`` is given lines and the number of the first, counted from 1, and gives a text for each. Of several
-        processes each is given a share of every window; only the windows of the first are read.
+        ``work`` is given lines and the number of the first, counted from 1, and gives a text for each; ``done`` lines
+        come before the first window. Of several processes each is given a share of every window; what the first has as
+        ``windows`` and ``done`` counts for all.
         """
         ranks = self.ranks
-        done = 0
-        for window in windows if ranks.is_first else self._told():
+        for before, window in self._counted(windows, done) if ranks.is_first else self._told():
             if ranks.is_first:
-                ranks.tell(json.dumps(window))
+                ranks.tell(json.dumps([before, window]))
             self._awaited = False
             first, last = (len(window) * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
-            made = work(window[first:last], done + first + 1)
-            done += len(window)
+            made = work(window[first:last], before + first + 1)
             texts = [text for share in ranks.collect(json.dumps(made)) for text in json.loads(share)]
             self._awaited = True
             yield texts
 
-    def _told(self) -> Iterator[list[str]]:
-        """The windows that the first process tells of."""
+    def _counted(self, windows: Iterable[list[str]], done: int) -> Iterator[tuple[int, list[str]]]:
+        """Every window, and how many lines come before it."""
+        for window in windows:
+            yield done, window
+            done += len(window)
+
+    def _told(self) -> Iterator[tuple[int, list[str]]]:
+        """The same as the first process tells it."""
         while told := self.ranks.tell(""):
-            window: list[str] = json.loads(told)
-            yield window
+            done, window = json.loads(told)
+            yield done, window

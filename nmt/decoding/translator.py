@@ -61,7 +61,8 @@ _log = logging.getLogger(__name__)
 class Translation:
     """A line and its translations, best first; a blank line has none.
 
-    ``source_tokens`` and ``source_pieces`` are the line as the model read it, EOS left out. ``parts`` is the number of
+    ``source_tokens`` and ``source_pieces`` are the line as the model read it, EOS left out; ``target_pieces`` has for
+    each hypothesis its tokens' pieces. ``parts`` is the number of
     parts a line was cut into because it was too long. The n-th hypothesis of such a line is made of the n-th of each
     part; its log-probability is their sum, its attention theirs along the diagonal.
 
@@ -78,6 +79,7 @@ class Translation:
     source_words: tuple[int, ...] = ()
     target_words: tuple[tuple[int, ...], ...] = ()
     unmet: tuple[tuple[str, ...], ...] = ()
+    target_pieces: tuple[tuple[str, ...], ...] = ()
 
     @property
     def text(self) -> str:
@@ -146,7 +148,9 @@ class Translator:
         return Translator(TorchEngine(model, tokenizers, device), tokenizers, decoding)
 
     @staticmethod
-    def load(folder: Path | str, *, which: str = "best", device: str = "auto", **decoding: Any) -> Translator:
+    def load(
+        folder: Path | str, *others: Path | str, which: str = "best", device: str = "auto", **decoding: Any
+    ) -> Translator:
         """The translator in a run folder; ``decoding`` overrides the recipe: ``Translator.load("run", beam=1)``.
 
         ``which`` is ``best``, ``average`` or ``step-N``; ``device`` is ``auto`` or what torch calls it. Raises
@@ -361,6 +365,9 @@ class Translator:
             source_words=tuple(word for part in parts for word in part.words),
             target_words=tuple(self._target_words(parts, row) for _, row in ranked) if wanted.words else (),
             unmet=unmet,
+            target_pieces=tuple(tuple(self.tokenizers.target.pieces(one.tokens)) for one, _ in ranked)
+            if wanted.words
+            else (),
         )
 
     def _unmet(self, request: Request, hypothesis: Hypothesis) -> tuple[str, ...]:

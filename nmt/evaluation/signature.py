@@ -28,9 +28,26 @@ def sign_model(run: Run, checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
+_ALWAYS = ("beam", "length_penalty", "alpha", "max_ratio", "max_extra")
+_OF_SAMPLING = ("temperature", "top_k", "top_p", "epsilon", "seed")
+
+
 def sign_search(decoding: DecodingConfig) -> dict[str, str]:
-    """All of the search that has a say in what is found; how many sentences are searched at once has none."""
-    return {name: f"{value}" for name, value in decoding.model_dump(exclude={"batch_size"}).items()}
+    """What of the search has a say in what is found: the beam, and whatever else is switched on.
+
+    How many sentences are searched at once has no say.
+    """
+    values = decoding.model_dump(exclude={"batch_size"})
+    draws = decoding.sampling or decoding.mbr != "none"
+    idle = {*(() if draws else _OF_SAMPLING), *(() if decoding.mbr != "none" else ("mbr_samples",))}
+    idle |= set() if decoding.groups > 1 else {"diversity"}
+    told = {*_ALWAYS, *(_OF_SAMPLING if draws else ()), *({"mbr_samples"} if decoding.mbr != "none" else ())}
+    defaults = DecodingConfig()
+    return {
+        name: f"{value}"
+        for name, value in values.items()
+        if name in told or (name not in idle and value != getattr(defaults, name))
+    }
 
 
 def sign(name: str, parts: Mapping[str, str]) -> str:

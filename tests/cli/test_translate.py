@@ -126,7 +126,7 @@ def test_links_stand_behind_the_text(
     run: Path, expected: list[Translation], tmp_path: Path, capfdbinary: Capture, nbest: list[str]
 ) -> None:
     source = write(tmp_path / "in", text_of(LINES))
-    assert main(["translate", str(run), "-i", source, "--align", *nbest]) == 0
+    assert main(["translate", str(run), "-i", source, "--align", "hard", *nbest]) == 0
     rows = [line.split(" ||| ") for line in capfdbinary.readouterr().out.decode().split("\n")[:-1]]
     if nbest:
         rows = [row[1:] for row in rows if row[0] != "1" and row[0] != "4"][::2]
@@ -153,7 +153,7 @@ def test_links_stand_behind_the_text(
 
 def test_links_are_those_of_nmt_align(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
     source = write(tmp_path / "in", text_of(LINES))
-    assert main(["translate", str(run), "-i", source, "--align"]) == 0
+    assert main(["translate", str(run), "-i", source, "--align", "hard"]) == 0
     links = [line.split(b" ||| ")[1] for line in capfdbinary.readouterr().out.split(b"\n")[:-1]]
     assert main(["align", str(run), "--source", source]) == 0
     assert capfdbinary.readouterr().out.split(b"\n")[:-1] == links

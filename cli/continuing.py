@@ -1,0 +1,128 @@
+"""Output that gets its name when it is whole, and an interrupted one that is gone on with.
+
+While a command writes ``out.txt`` the file is called ``out.txt.part``: whoever finds ``out.txt`` finds all of it. What
+is no regular file, a pipe or a device, is written as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from nmt.data.text import COMPRESSIONS, LineWriter, whole_lines
+from nmt.errors import ConfigError, DataError, NmtError
+from nmt_cli.streams import STANDARD
+
+__all__ = ["Begun", "look_back", "whole_output"]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is there of an interrupted output: ``lines`` of the input are done, in ``kept`` lines of the output."""
+
+    lines: int = 0
+    kept: int = 0
+
+
+def look_back(path: Path, window: int, *, is_list: bool) -> Begun:
+    """How far an interrupted output got, in whole windows: so that what follows is worked out as it would have been.
+
+    ``is_list`` says that a line in may be several lines out, which begin with its number. Raises DataError for an
+    output that is not there, or is no such list.
+    """
+    done = kept = 0
+    number = -1
+    for count, line in enumerate(whole_lines(_begun(path))):
+        if not is_list:
+            number += 1
+        elif (told := _number(line, f"{path}:{count + 1}")) != number:
+            number = told
+        else:
+            continue
+        if number % window == 0:
+            done, kept = number, count
+    if number >= 0 and not is_list and (number + 1) % window == 0:
+        done = kept = number + 1
+    return Begun(done, kept)
+
+
+def _number(line: bytes, where: str) -> int:
+    """The number that a line of a list begins with."""
+    first = line.split(b"\t" if b" ||| " not in line else b" ||| ")[0]
+    if not first.isdigit():
+        raise DataError(f"{where}: does not begin with a line's number: it was written in another format")
+    return int(first)
+
+
+def _part(path: Path) -> Path:
+    """What an output is called until it is whole."""
+    return path if path == STANDARD or (path.exists() and not path.is_file()) else path.with_name(f"{path.name}.part")
+
+
+def _begun(path: Path) -> Path:
+    """The interrupted output: under the name it has until it is whole, or what a shell's redirection left."""
+    part = _part(path)
+    return part if part.exists() else path
+
+
+@contextmanager
+def whole_output(path: Path, *, inputs: Sequence[Path] = (), kept: int | None = None) -> Iterator[LineWriter]:
+    """A writer to a file that gets its name at the end, or to stdout.
+
+    With ``kept`` so many lines of the interrupted output stay. Where the work does not come to its end, the error says
+    where the lines are that were written before. Raises ConfigError where the file is one of ``inputs``, NmtError where
+    it cannot be written.
+    """
+    if path.is_file() and any(one.exists() and one.samefile(path) for one in inputs if one != STANDARD):
+        raise ConfigError(f"{path}: is read and written at once: name another file for the output")
+    part = _part(path)
+    writer = LineWriter.open(part, name=path) if kept is None else _reopen(path, part, kept)
+    try:
+        yield writer
+    except NmtError as error:
+        writer.close()
+        if part != path and part.stat().st_size:
+            error.args = (f"{error}; what was written before is in {part}, go on with --continue-from {path}",)
+        elif part != path:
+            part.unlink()
+        raise
+    except BaseException:
+        writer.close()
+        raise
+    writer.close()
+    if part != path:
+        _rename(part, path)
+
+
+def _reopen(path: Path, part: Path, kept: int) -> LineWriter:
+    """A writer behind the first ``kept`` lines of an interrupted output.
+
+    What is compressed cannot be cut, so it is written anew beside.
+    """
+    begun = _begun(path)
+    if begun != part:
+        _rename(begun, part)
+    if path.suffix not in COMPRESSIONS:
+        try:
+            os.truncate(part, sum(map(len, islice(whole_lines(part), kept))))
+        except OSError as error:
+            raise NmtError(f"{path}: cannot be written: {error.strerror}") from error
+        return LineWriter.open(part, name=path, append=True)
+    again = part.with_name(f"{part.name}.new")
+    writer = LineWriter.open(again, name=path)
+    for line in islice(whole_lines(part), kept):
+        writer.write(line[:-1].decode("utf-8"))
+    writer.flush()
+    _rename(again, part)
+    return writer
+
+
+def _rename(path: Path, name: Path) -> None:
+    try:
+        path.replace(name)
+    except OSError as error:
+        raise NmtError(f"{name}: cannot be written: {error.strerror}; what was written is in {path}") from error

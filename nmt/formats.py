@@ -1,0 +1,270 @@
+"""What a line to translate looks like, and what is written of its translation: text, TSV, JSON lines, Moses.
+
+======  =====================================================================================================
+text    ``translation [||| links] [||| confidence= c c c] [||| logprob= x ||| score]``, a line a line
+moses   ``id ||| translation [||| links] [||| confidence= c c c] ||| logprob= x ||| score``, n a line, ids from 0
+tsv     ``[id, rank,] translation [, logprob, score] [, confidence] [, links]``, the first two with n best only
+jsonl   an object a line: what was read, with ``translation`` and what was asked for added
+======  =====================================================================================================
+
+``logprob`` is the natural logarithm of the probability, ``score`` what hypotheses are ranked by; ``confidence`` has the
+probability of each word of the translation. A blank line has one translation, which is blank and certain.
+
+What is read is a line of text, or for ``jsonl`` an object whose ``source`` is the text. With constraints, a line of
+text has up to three more columns behind tabs, the phrases to use, the phrases to avoid (several being parted by
+``|||``) and what the translation begins with; a JSON object has them as ``use``, ``avoid`` and ``prefix``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from nmt.alignment.links import Links, extract, format_links, to_words
+from nmt.alignment.report import format_soft
+from nmt.decoding.hypothesis import Hypothesis
+from nmt.decoding.request import Request
+from nmt.decoding.translator import Translation
+from nmt.errors import DataError
+
+__all__ = ["Align", "Format", "Record", "Style", "read", "render"]
+
+Format = Literal["text", "tsv", "jsonl", "moses"]
+
+Align = Literal["hard", "soft"] | float
+"""Links as ``nmt align`` finds them, the whole matrix, or every link of at least so much attention."""
+
+SEPARATOR = " ||| "
+
+
+@dataclass(frozen=True)
+class Style:
+    """What is read and written. ``nbest`` None is one translation a line, ``units`` are what links are between."""
+
+    format: Format = "text"
+    nbest: int | None = None
+    scores: bool = False
+    confidence: bool = False
+    align: Align | None = None
+    units: Literal["words", "pieces"] = "words"
+    constraints: bool = False
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a line in may be several lines out, which then begin with its number."""
+        return self.format == "moses" or (self.format == "tsv" and self.nbest is not None)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line as it was read; ``fields`` is the JSON object it was, None for text and for a blank line."""
+
+    request: Request
+    fields: dict[str, Any] | None = None
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read(line: str, style: Style, where: str) -> Record:
+    """What a line asks for; ``where`` stands before messages.
+
+    Raises DataError for what is no JSON object, has no ``source``, or has columns or fields of another kind.
+    """
+    if style.format == "jsonl":
+        return _read_json(line, style, where)
+    if not style.constraints:
+        return Record(Request(line))
+    text, *columns = line.split("\t")
+    if len(columns) > 3:
+        raise DataError(f"{where}: {len(columns) + 1} columns: there are source, phrases to use, to avoid, and prefix")
+    use, avoid, prefix = [*columns, "", "", ""][:3]
+    return Record(Request(text, prefix.strip(), _phrases(use), _phrases(avoid)))
+
+
+def _phrases(column: str) -> tuple[str, ...]:
+    return tuple(phrase.strip() for phrase in column.split("|||") if phrase.strip())
+
+
+def _read_json(line: str, style: Style, where: str) -> Record:
+    """A JSON object, or a blank line."""
+    if not line.strip():
+        return Record(Request(""))
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("source"), str):
+        raise DataError(f'{where}: not a JSON object with the text to translate as "source"')
+    text = _encodable(fields["source"])
+    if not style.constraints:
+        return Record(Request(text), fields)
+    prefix = fields.get("prefix", "")
+    if not isinstance(prefix, str):
+        raise DataError(f'{where}: "prefix" is not text')
+    use, avoid = (_strings(fields.get(name, []), f'{where}: "{name}"') for name in ("use", "avoid"))
+    return Record(Request(text, _encodable(prefix), use, avoid), fields)
+
+
+def _strings(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise DataError(f"{where} is not a list of phrases")
+    return tuple(_encodable(one) for one in value if one.strip())
+
+
+def _encodable(text: str) -> str:
+    r"""JSON may spell half a character, ``\ud800``, which is none: U+FFFD stands for it."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A hypothesis and what is told of it; ``matrix`` is attention between the units that links are between."""
+
+    hypothesis: Hypothesis
+    links: Links | None = None
+    matrix: Float[np.ndarray, "T S"] | None = None
+    confidence: tuple[float, ...] | None = None
+    pieces: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
+
+    @property
+    def links_text(self) -> str:
+        """The links in Pharaoh form, or the matrix as Marian writes it."""
+        if self.matrix is not None:
+            return format_soft(self.matrix)
+        return format_links(self.links or frozenset())
+
+
+def render(record: Record, translation: Translation, number: int, style: Style) -> str:
+    """What is written of a translation: a line, or several; ``number`` is that of the line, from 0."""
+    found = [_found(translation, place, style) for place in range(len(translation.hypotheses))] or [_nothing(style)]
+    match style.format:
+        case "text":
+            return _fields(found[0], style, scores=style.scores)
+        case "moses":
+            return "\n".join(f"{number}{SEPARATOR}{_fields(one, style, scores=True)}" for one in found)
+        case "tsv":
+            return "\n".join(_columns(one, number, rank, style) for rank, one in enumerate(found, 1))
+        case "jsonl":
+            return _json(record, translation, found, style)
+
+
+def _nothing(style: Style) -> _Found:
+    """What is told of a blank line."""
+    empty = np.zeros((0, 0)) if style.align == "soft" else None
+    return _Found(Hypothesis((), 0.0, 0.0), frozenset(), empty, () if style.confidence else None)
+
+
+def _found(translation: Translation, place: int, style: Style) -> _Found:
+    hypothesis = translation.hypotheses[place]
+    links = matrix = None
+    if style.align is not None:
+        matrix = _matrix(translation, place, style)
+        match style.align:
+            case "soft":
+                pass
+            case "hard":
+                links, matrix = extract(matrix), None
+            case threshold:
+                links, matrix = extract(matrix, "threshold", threshold=threshold), None
+    return _Found(
+        hypothesis,
+        links,
+        matrix,
+        _confidence(translation, place) if style.confidence else None,
+        translation.target_pieces[place] if style.units == "pieces" and style.align is not None else (),
+        translation.unmet[place] if translation.unmet else (),
+    )
+
+
+def _matrix(translation: Translation, place: int, style: Style) -> Float[np.ndarray, "T S"]:
+    """Where a hypothesis looked, between words or between pieces, ends of sentences left out."""
+    hypothesis = translation.hypotheses[place]
+    assert hypothesis.attention is not None, "search was asked for attention"
+    attention = hypothesis.attention.astype(np.float64)
+    if style.units == "pieces":
+        return attention[:-1, :-1]
+    num_source, num_target = len(translation.source.split()), len(hypothesis.text.split())
+    if not num_target:
+        return np.zeros((0, num_source))
+    return to_words(attention, translation.source_words, translation.target_words[place], num_source, num_target)
+
+
+def _confidence(translation: Translation, place: int) -> tuple[float, ...]:
+    """The probability of each word: the product of those of its pieces."""
+    hypothesis = translation.hypotheses[place]
+    sums = [0.0] * len(hypothesis.text.split())
+    if sums:
+        for word, value in zip(translation.target_words[place], hypothesis.token_log_probabilities, strict=False):
+            sums[word] += value
+    return tuple(math.exp(value) for value in sums)
+
+
+def _fields(found: _Found, style: Style, *, scores: bool) -> str:
+    """Text and Moses form."""
+    parts = [found.hypothesis.text]
+    if style.align is not None:
+        parts.append(found.links_text)
+    if found.confidence is not None:
+        parts.append(" ".join(["confidence=", *(f"{value:.4f}" for value in found.confidence)]))
+    if scores:
+        parts += [f"logprob= {found.hypothesis.log_probability:.4f}", f"{found.hypothesis.score:.4f}"]
+    return SEPARATOR.join(parts)
+
+
+def _columns(found: _Found, number: int, rank: int, style: Style) -> str:
+    hypothesis = found.hypothesis
+    columns = [] if style.nbest is None else [str(number), str(rank)]
+    columns.append(hypothesis.text.replace("\t", " "))
+    if style.scores:
+        columns += [f"{hypothesis.log_probability:.4f}", f"{hypothesis.score:.4f}"]
+    if found.confidence is not None:
+        columns.append(" ".join(f"{value:.4f}" for value in found.confidence))
+    if style.align is not None:
+        columns.append(found.links_text)
+    return "\t".join(columns)
+
+
+def _json(record: Record, translation: Translation, found: Sequence[_Found], style: Style) -> str:
+    """The object that was read, with what was found; a blank line stays one."""
+    if record.fields is None:
+        return ""
+    told = [_object(one, style) for one in found]
+    content = {**record.fields, **told[0]} if style.nbest is None else {**record.fields, "nbest": told}
+    if style.nbest is not None:
+        content["translation"] = found[0].hypothesis.text
+    if style.units == "pieces" and style.align is not None:
+        content["source_pieces"] = list(translation.source_pieces)
+    text = json.dumps(content, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a field that is passed through spells half a character
+        return json.dumps(content)
+    return text
+
+
+def _object(found: _Found, style: Style) -> dict[str, Any]:
+    content: dict[str, Any] = {"translation": found.hypothesis.text}
+    if style.scores:
+        content |= {"logprob": found.hypothesis.log_probability, "score": found.hypothesis.score}
+    if found.confidence is not None:
+        content["confidence"] = [round(value, 6) for value in found.confidence]
+    if found.matrix is not None:
+        content["attention"] = np.round(found.matrix, 4).tolist()
+    elif style.align is not None:
+        content["alignment"] = [list(link) for link in sorted(found.links or ())]
+    if style.units == "pieces" and style.align is not None:
+        content["target_pieces"] = list(found.pieces)
+    if found.unmet:
+        content["unmet"] = list(found.unmet)
+    return content
