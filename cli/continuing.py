@@ -59,8 +59,14 @@ def _number(line: bytes, where: str) -> int:
 
 
 def _part(path: Path) -> Path:
-    """What an output is called until it is whole."""
-    return path if path == STANDARD or (path.exists() and not path.is_file()) else path.with_name(f"{path.name}.part")
+    """What an output is called until it is whole; beside the file itself where the name is a link."""
+    named = Path(os.path.abspath(path))
+    if path == STANDARD or named.is_relative_to("/dev") or named.is_relative_to("/proc"):
+        return path
+    if path.exists() and not path.is_file():
+        return path
+    place = path.resolve() if path.is_symlink() else path
+    return place.with_name(f"{place.name}.part")
 
 
 def _begun(path: Path) -> Path:
@@ -95,7 +101,7 @@ def whole_output(path: Path, *, inputs: Sequence[Path] = (), kept: int | None = 
         raise
     writer.close()
     if part != path:
-        _rename(part, path)
+        _rename(part, part.with_name(part.name.removesuffix(".part")))
 
 
 def _reopen(path: Path, part: Path, kept: int) -> LineWriter:
@@ -103,9 +109,8 @@ def _reopen(path: Path, part: Path, kept: int) -> LineWriter:
 
     What is compressed cannot be cut, so it is written anew beside.
     """
-    begun = _begun(path)
-    if begun != part:
-        _rename(begun, part)
+    if not part.exists():
+        _rename(part.with_name(part.name.removesuffix(".part")), part)
     if path.suffix not in COMPRESSIONS:
         try:
             os.truncate(part, sum(map(len, islice(whole_lines(part), kept))))

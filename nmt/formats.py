@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,6 +68,9 @@ class Record:
 
     request: Request
     fields: dict[str, Any] | None = None
+
+
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -120,7 +124,7 @@ def _strings(value: Any, where: str) -> tuple[str, ...]:
 
 def _encodable(text: str) -> str:
     r"""JSON may spell half a character, ``\ud800``, which is none: U+FFFD stands for it."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return _HALVES.sub("\ufffd", text)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -147,7 +151,8 @@ class _Found:
 
 def render(record: Record, translation: Translation, number: int, style: Style) -> str:
     """What is written of a translation: a line, or several; ``number`` is that of the line, from 0."""
-    found = [_found(translation, place, style) for place in range(len(translation.hypotheses))] or [_nothing(style)]
+    places = range(min(len(translation.hypotheses), style.nbest or 1))
+    found = [_found(translation, place, style) for place in places] or [_nothing(style)]
     match style.format:
         case "text":
             return _fields(found[0], style, scores=style.scores)

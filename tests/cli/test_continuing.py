@@ -1,0 +1,302 @@
+"""Output that has its name when it is whole, and interrupted output that ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nmt.checkpoint import Run
+from nmt.config import Recipe
+from nmt.data.text import LineWriter, read_lines
+from nmt.data.tokenizer import Tokenizers, train_tokenizer
+from nmt.errors import ConfigError, DataError, NmtError
+from nmt.models import build
+from nmt_cli.continuing import Begun, look_back, whole_output
+from nmt_cli.main import main
+from nmt_cli.streams import STANDARD
+
+NMT = Path(sys.executable).with_name("nmt")
+WORDS = ["the", "black", "cat", "sleeps", "", "a dog", "birds see", "wolf"]
+LINES = [" ".join(WORDS[(7 * row + place) % len(WORDS)] for place in range(row % 4)) for row in range(40)]
+
+Capture = pytest.CaptureFixture[bytes]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a small random model and windows of 16 lines."""
+    part = {"type": "gru", "width": 16}
+    recipe = Recipe.model_validate(
+        {
+            "model": {"encoder": part, "decoder": part, "embedding": 16, "tied_embeddings": 0},
+            "tokenizer": {"vocabulary": 290},
+            "decoding": {"beam": 2, "max_ratio": 0.5, "max_extra": 3, "batch_size": 1},
+        }
+    )
+    tokenizer = train_tokenizer(WORDS * 9, recipe.tokenizer, seed=1)
+    torch.manual_seed(5)
+    model = build(recipe.model, len(tokenizer), len(tokenizer))
+    with torch.no_grad():
+        model.output.weight.normal_(std=1.0)
+    run = Run.create(tmp_path_factory.mktemp("continue") / "run", recipe, Tokenizers(tokenizer, tokenizer))
+    run.save_model(model, 1, {"loss": 1.0})
+    return run.folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    path = tmp_path / "in"
+    path.write_text("".join(f"{line}\n" for line in LINES))
+    return str(path)
+
+
+# --------------------------------------------------------------------------------------------------------- whole output
+
+
+def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("older\n")
+    with whole_output(path) as writer:
+        writer.write("new")
+        writer.flush()
+        assert path.read_text() == "older\n"
+        assert (tmp_path / "out.part").read_text() == "new\n"
+    assert path.read_text() == "new\n"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_what_was_written_before_an_error_is_kept_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with pytest.raises(NmtError) as told, whole_output(path) as writer:
+        writer.write("one")
+        raise NmtError("broken")
+    assert str(told.value) == f"broken; what was written before is in {path}.part, go on with --continue-from {path}"
+    assert not path.exists()
+    assert (tmp_path / "out.part").read_text() == "one\n"
+    with pytest.raises(DataError, match=r"^nothing yet$"), whole_output(tmp_path / "empty"):
+        raise DataError("nothing yet")
+    assert os.listdir(tmp_path) == ["out.part"]
+
+
+def test_what_is_no_file_is_written_as_it_is(tmp_path: Path, capfdbinary: Capture) -> None:
+    with whole_output(Path("/dev/null")) as writer:
+        writer.write("one")
+    with whole_output(STANDARD) as writer:
+        writer.write("two")
+    assert capfdbinary.readouterr().out == b"two\n"
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        with whole_output(tmp_path / "pipe") as writer:
+            writer.write("three")
+        assert reader.stdout is not None
+        assert reader.stdout.read() == b"three\n"
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("older\n")
+    (tmp_path / "out").symlink_to("there/file")
+    with whole_output(tmp_path / "out") as writer:
+        writer.write("new")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "there" / "file").read_text() == "new\n"
+    assert os.listdir(tmp_path / "there") == ["file"]
+
+
+def test_an_input_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("x\n")
+    (tmp_path / "out").symlink_to("in")
+    with (
+        pytest.raises(ConfigError, match="is read and written at once"),
+        whole_output(tmp_path / "out", inputs=[tmp_path / "in"]),
+    ):
+        raise AssertionError("was opened")
+
+
+# ------------------------------------------------------------------------------------------------------------ look back
+
+
+@pytest.mark.parametrize(
+    ("content", "is_list", "expected"),
+    [
+        ("", False, Begun()),
+        ("a\nb\nc\n", False, Begun()),
+        ("a\nb\nc\nd\n", False, Begun(4, 4)),
+        ("a\nb\nc\nd\nhalf", False, Begun(4, 4)),
+        ("a\nb\nc\nhalf", False, Begun()),
+        ("a\n" * 9, False, Begun(8, 8)),
+        ("".join(f"{n} ||| a ||| x\n{n} ||| b ||| x\n" for n in range(5)), True, Begun(4, 8)),
+        ("".join(f"{n}\t1\ta\n{n}\t2\tb\n" for n in range(4)), True, Begun()),  # the last list may lack some
+        ("".join(f"{n} ||| a\n" for n in range(9)) + "9 |||", True, Begun(8, 8)),
+    ],
+)
+def test_only_whole_windows_count(tmp_path: Path, content: str, is_list: bool, expected: Begun) -> None:
+    (tmp_path / "out").write_text(content)
+    assert look_back(tmp_path / "out", 4, is_list=is_list) == expected
+
+
+def test_the_unfinished_file_goes_before_the_name(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a\n" * 8)
+    (tmp_path / "out.part").write_text("a\n" * 4)
+    assert look_back(tmp_path / "out", 4, is_list=False) == Begun(4, 4)
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a\nb\n")
+    with pytest.raises(DataError, match=r"out:1: does not begin with a line's number"):
+        look_back(tmp_path / "out", 4, is_list=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+FORMS = {
+    "text": ["--align", "hard", "--scores"],
+    "moses": ["--nbest", "2"],
+    "tsv": ["--format", "tsv", "--nbest", "2", "--confidence"],
+    "one": ["--format", "tsv", "--scores"],
+}
+
+
+@pytest.mark.parametrize(("form", "ending"), [("text", ""), ("moses", ""), ("tsv", ""), ("one", ""), ("moses", ".gz")])
+def test_wherever_it_stops_it_ends_with_the_same_bytes(
+    run: Path, source: str, tmp_path: Path, form: str, ending: str
+) -> None:
+    whole, out = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
+    command = ["translate", str(run), "-i", source, *FORMS[form]]
+    assert main([*command, "-o", str(whole)]) == 0
+    expected = whole.read_bytes()
+    for share in (0.0, 0.47, 0.999):
+        out.unlink(missing_ok=True)
+        (tmp_path / f"out{ending}.part").write_bytes(expected[: int(share * len(expected))])
+        assert main([*command, "--continue-from", str(out)]) == 0, share
+        assert sorted(os.listdir(tmp_path)) == sorted(["in", whole.name, out.name])
+        assert list(read_lines(out)) == list(read_lines(whole))
+        assert ending or out.read_bytes() == expected
+
+
+def test_a_redirection_that_was_killed_is_gone_on_with(run: Path, source: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    out = tmp_path / "out"
+    with (
+        out.open("wb") as stream,
+        subprocess.Popen(
+            [NMT, "translate", run, "-i", source, "--beam", "2", "--quiet"], stdout=stream, env=environment
+        ) as process,
+    ):
+        while out.stat().st_size < 20 and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert main(["translate", str(run), "-i", source, "--continue-from", str(out)]) == 0
+    assert main(["translate", str(run), "-i", source, "-o", str(tmp_path / "whole")]) == 0
+    assert out.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_json_lines_go_on_too(run: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.write_text("".join(f'{{"id": {row}, "source": "{line}"}}\n' for row, line in enumerate(LINES)))
+    command = ["translate", str(run), "-i", str(source), "--format", "jsonl", "--scores", "--batch-size", "2"]
+    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
+    expected = (tmp_path / "whole").read_bytes()
+    (tmp_path / "out").write_bytes(expected[: len(expected) // 2])
+    assert main([*command, "--continue-from", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out").read_bytes() == expected
+
+
+def test_a_fault_in_the_input_leaves_what_is_done(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"".join(line.encode() + b"\n" for line in LINES[:25]) + b"\xff\nthe cat\n")
+    assert main(["translate", str(run), "-i", str(source), "-o", str(out)]) == 3
+    told = capfdbinary.readouterr().err.decode()
+    assert told == (
+        f"nmt: error: {source}:26: byte 1 is not UTF-8: 0xff (invalid start byte); convert the text to UTF-8; what was "
+        f"written before is in {out}.part, go on with --continue-from {out}\n"
+    )
+    assert (tmp_path / "out.part").read_bytes().count(b"\n") == 25
+    source.write_bytes(b"".join(line.encode() + b"\n" for line in LINES))
+    assert main(["translate", str(run), "-i", str(source), "--continue-from", str(out)]) == 0
+    assert main(["translate", str(run), "-i", str(source), "-o", str(tmp_path / "whole")]) == 0
+    assert out.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_whole_lines_and_says_how_to_go_on(run: Path, source: str, tmp_path: Path, number: int) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    out, part = tmp_path / "out", tmp_path / "out.part"
+    with subprocess.Popen(
+        [NMT, "translate", run, "-o", out], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdin is not None and process.stderr is not None
+        process.stdin.write(b"the cat\na dog\n")
+        process.stdin.flush()
+        while not part.exists():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.send_signal(number)
+        told = process.stderr.read().decode()
+        assert process.wait(timeout=30) == 128 + number
+    assert not out.exists()
+    if part.exists():  # the signal may have come before the first line was written
+        assert part.read_bytes().endswith(b"\n")
+        assert f"go on with --continue-from {out}" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--continue-from", "nowhere"], 3, "nowhere: cannot be read: No such file or directory"),
+        (["--continue-from", "-"], 2, "--continue-from -: name the file that was being written"),
+        (["--continue-from", "."], 2, "--continue-from .: name the file that was being written"),
+        (["--continue-from", "out", "-o", "other"], 2, "--output other is not what --continue-from out goes on with"),
+        (["--continue-from", "long"], 3, "in: ends after 40 lines, but 192 are said to be done: is it another text?"),
+        (["--continue-from", "long", "--nbest", "2"], 3, "long:1: does not begin with a line's number"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run: Path,
+    source: str,
+    tmp_path: Path,
+    capfdbinary: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long").write_text("x\n" * 200)
+    assert main(["translate", str(run), "-i", "in", *arguments]) == code
+    told = capfdbinary.readouterr()
+    assert words in told.err.decode()
+    assert (told.out, told.err.count(b"\n")) == (b"", 1)
+    assert (tmp_path / "long.part").exists() or (tmp_path / "long").read_text() == "x\n" * 200
+
+
+def test_a_cut_archive_keeps_its_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "out.gz"
+    with whole_output(path) as writer:
+        for number in range(5000):
+            writer.write(f"{number * number}")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    begun = look_back(path, 100, is_list=False)
+    assert 1000 < begun.lines < 5000
+    with whole_output(path, kept=begun.kept) as writer:
+        writer.write("new")
+    assert gzip.decompress(path.read_bytes()).decode().split("\n")[:-1] == [
+        *(f"{number * number}" for number in range(begun.lines)),
+        "new",
+    ]
+
+
+def test_a_writer_may_be_called_otherwise(tmp_path: Path) -> None:
+    writer = LineWriter.open(tmp_path / "part", name=tmp_path / "out.gz")
+    writer.write("x")
+    writer.close()
+    assert gzip.decompress((tmp_path / "part").read_bytes()) == b"x\n"
