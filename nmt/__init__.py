@@ -2,10 +2,9 @@
 
 ::
 
-    from pathlib import Path
     from nmt import Translator
 
-    translator = Translator.load(Path("runs/demo/transformer"))
+    translator = Translator.load("runs/demo/transformer")
     for translation in translator.translate(["the black cat sleeps ."]):
         print(translation.text)
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from nmt.config import Recipe, load_recipe, parse_recipe
     from nmt.data.tokenizer import Tokenizer, Tokenizers
     from nmt.decoding.hypothesis import Hypothesis
+    from nmt.decoding.request import Request
     from nmt.decoding.translator import Translation, Translator
     from nmt.errors import (
         BudgetError,
@@ -56,6 +56,7 @@ _HOMES = {
     "NmtError": "nmt.errors",
     "Recipe": "nmt.config",
     "Reporter": "nmt.training.report",
+    "Request": "nmt.decoding.request",
     "Run": "nmt.checkpoint",
     "Score": "nmt.evaluation.metrics",
     "Seq2Seq": "nmt.models.seq2seq",
@@ -87,6 +88,7 @@ __all__ = [
     "NmtError",
     "Recipe",
     "Reporter",
+    "Request",
     "Run",
     "Score",
     "Seq2Seq",
