@@ -3,16 +3,24 @@
 A hypothesis that ends does not leave its place in the beam unused: the N best unfinished ones always go on. A sentence
 is done at the first of
 
-- N hypotheses have ended, each of them having been among the N best of its step, and the best live one has no better
-  score, by the length it has, than the ``nbest``-th of them: without this, a model that is sure of itself ends N times
-  on what stands in the last places of its beam while the right translation is still being written;
+- ``fast``: N hypotheses have ended, each of them having been among the N best of its step, and the best live one has no
+  better score, by the length it has, than the ``nbest``-th of them: without this, a model that is sure of itself ends N
+  times on what stands in the last places of its beam while the right translation is still being written;
 - ``nbest`` have ended and no live one can overtake the last of these: a log-probability only falls, so a live one of
-  log-probability p will at best score p over the length penalty of the longest translation allowed;
+  log-probability p will at best score p over the length penalty of the longest translation allowed. With ``exact``
+  stopping this is the only way to be done early;
 - the longest translation allowed is reached: live ones are ended by force, the probability of EOS counted.
 
 So whatever is returned is a whole translation, and its score is that of a whole translation. Sentences that are done
 leave the batch. No sentence knows of its neighbours: neither padding nor batch size changes a result beyond what
 floating-point sums of another shape do. Equal scores go to the earlier place in the beam, then to the smaller token.
+
+The coverage penalty is part of a whole translation's score and of nothing else (:mod:`nmt.decoding.coverage`). A source
+token that is not read yet may still be, so live hypotheses are compared by their probabilities, and what they can reach
+is bounded with the penalty at its best, 0. What may be written is said by :mod:`nmt.decoding.rules`; of sentences that
+have phrases to use the beam is shared out by :mod:`nmt.decoding.constraints`, and translations that have more of them
+are better ones. ``groups`` of a beam are beams of their own, of N places each, which :mod:`nmt.decoding.growth` keeps
+apart; the best of each group come first into the ``nbest``.
 """
 
 from __future__ import annotations
@@ -21,63 +29,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nmt.config import DecodingConfig
+from nmt.decoding.beams import Beams, Growth, start
+from nmt.decoding.constraints import met
+from nmt.decoding.coverage import coverage
 from nmt.decoding.engine import check_nbest
+from nmt.decoding.growth import Grower
 from nmt.decoding.hypothesis import Hypothesis
-from nmt.decoding.lengths import length_penalty, longest_target
-from nmt.decoding.search import Searchable, check_numbers, wide
-from nmt.decoding.topk import top_k
+from nmt.decoding.lengths import length_penalty, longest_for
+from nmt.decoding.request import Source
+from nmt.decoding.rules import Rules
+from nmt.decoding.search import Searchable, wide
 
 __all__ = ["beam_search"]
-
-
-@dataclass(frozen=True)
-class _Beams:
-    """The live hypotheses: n places for each of the B sentences that are not done yet, t tokens in each.
-
-    A place that nothing stands in has the log-probability -inf. ``trail`` says in which of the rows of each step so far
-    the hypothesis stood, for its attention; None where attention is not asked for. ``ended`` are the N best scores of
-    ended hypotheses (-inf where there are fewer), ``num_ended`` counts them all.
-    """
-
-    sentences: Int[Tensor, " B"]
-    longest: Int[Tensor, " B"]
-    final_penalty: Float[Tensor, " B"]
-    log_probabilities: Float[Tensor, "B n"]
-    tokens: Int[Tensor, "B n t"]
-    trail: Int[Tensor, "B n t"] | None
-    ended: Float[Tensor, "B N"]
-    num_ended: Int[Tensor, " B"]
-
-    def select(self, rows: Int[Tensor, " R"]) -> _Beams:
-        """The beams of the given sentences."""
-        return _Beams(
-            sentences=self.sentences[rows],
-            longest=self.longest[rows],
-            final_penalty=self.final_penalty[rows],
-            log_probabilities=self.log_probabilities[rows],
-            tokens=self.tokens[rows],
-            trail=None if self.trail is None else self.trail[rows],
-            ended=self.ended[rows],
-            num_ended=self.num_ended[rows],
-        )
-
-
-@dataclass(frozen=True)
-class _Growth:
-    """What one step made of the beams: every place's best continuations, ranked over the sentence.
-
-    ``live`` continue as ``tokens`` of the hypothesis at place ``parents``; ``stop`` holds, place by place, the
-    log-probability of a hypothesis that ends here, -inf where it does not.
-    """
-
-    live: Float[Tensor, "B m"]
-    tokens: Int[Tensor, "B m"]
-    parents: Int[Tensor, "B m"]
-    stop: Float[Tensor, "B n"]
 
 
 @torch.inference_mode()
@@ -90,6 +57,7 @@ def beam_search(
     bos_id: int,
     eos_id: int,
     forbidden: Sequence[int] = (),
+    sources: Sequence[Source] = (),
     nbest: int = 1,
     attention: bool = False,
     max_length: int | None = None,
@@ -97,179 +65,118 @@ def beam_search(
     """The ``nbest`` best translations of each source, best first (fewer where there are not so many).
 
     ``source`` ends with EOS. BOS and the ``forbidden`` tokens are never generated; probabilities are the model's own,
-    over the whole vocabulary. ``max_length`` is the longest target the model can write, EOS counted. The model is used
-    in the mode it is in: call ``eval()`` before.
+    over the whole vocabulary. ``sources`` say what the translation of each has to be like; without them, any will do.
+    A phrase to use may be missing where it could not be written (:func:`~nmt.decoding.constraints.met`). ``max_length``
+    is the longest target the model can write, EOS counted. The model is used in the mode it is in: call ``eval()``
+    before.
 
-    Raises ConfigError where ``nbest`` exceeds the beam, NmtError where the model gives no numbers.
+    Raises ConfigError where ``nbest`` exceeds the beam, NmtError where the model gives no numbers or a prefix is longer
+    than it can write.
     """
     check_nbest(nbest, config)
     if len(source) == 0:
         return []
-    never = torch.as_tensor(sorted({bos_id, *forbidden} - {eos_id}), device=source.device)
     lengths = [int(length) for length in mask.sum(dim=1)]
-    limits = [longest_target(length, config, max_length) for length in lengths]
+    sources = sources or [Source(())] * len(lengths)
+    limits = [longest_for(wish, length, config, max_length) for wish, length in zip(sources, lengths, strict=True)]
+    rules = Rules.of(sources, config, bos_id=bos_id, eos_id=eos_id, forbidden=forbidden, device=source.device)
+    grower = Grower(sources, rules, config)
+    beams = start(limits, mask, config, attention=attention)
     memory = model.remember(source, mask)
+    if config.groups > 1:
+        memory = memory.select(beams.numbers // config.groups)
     state = model.start(memory)
-    beams = _start(limits, config, attention=attention, device=source.device)
     looked: list[Tensor] = []
-    results: list[list[_Ended]] = [[] for _ in lengths]
-    previous = source.new_full((len(source),), bos_id)
+    results: list[list[_Ended]] = [[] for _ in range(len(beams.numbers))]
+    previous = source.new_full((len(beams.numbers),), bos_id)
     for length in range(1, max(limits) + 1):
         step = model.step(previous, state, memory)
-        logits = wide(model.logits(step.features))
-        growth = _grow(beams, logits, length, never=never, eos_id=eos_id, beam=config.beam)
+        growth = grower.grow(beams, wide(model.logits(step.features)), length)
         if attention:
             looked.append(step.attention)
-        beams = _end(beams, growth, length, config, results)
+        beams = _end(beams.look(step.attention), growth, length, config, results)
         num_places = beams.log_probabilities.shape[1]
-        beams, rows, kept = _advance(beams, growth, length, config, nbest=nbest)
-        if not len(beams.sentences):
+        beams, rows, kept = _advance(beams, growth, length, config, nbest=-(-nbest // config.groups))
+        if not len(beams.numbers):
             break
         state = step.state if _is_identity(rows, len(previous)) else step.state.select(rows)
         if len(kept) * num_places != len(previous) or beams.log_probabilities.shape[1] != num_places:
-            # The places of a sentence remember the same source: the first place's memory serves all.
+            # The places of a beam remember the same source: the first place's memory serves all.
             memory = memory.select((kept * num_places).repeat_interleave(beams.log_probabilities.shape[1]))
         previous = beams.tokens[:, :, -1].flatten()
-    return [_best(ended, looked, nbest, length) for ended, length in zip(results, lengths, strict=True)]
-
-
-def _start(limits: Sequence[int], config: DecodingConfig, *, attention: bool, device: torch.device) -> _Beams:
-    """One place a sentence, nothing written yet."""
-    count = len(limits)
-    nothing = torch.empty(count, 1, 0, dtype=torch.long, device=device)
-    return _Beams(
-        sentences=torch.arange(count, device=device),
-        longest=torch.as_tensor(limits, device=device),
-        final_penalty=torch.as_tensor([length_penalty(limit, config) for limit in limits], device=device),
-        log_probabilities=torch.zeros(count, 1, device=device),
-        tokens=nothing,
-        trail=nothing if attention else None,
-        ended=torch.full((count, config.beam), -torch.inf, device=device),
-        num_ended=torch.zeros(count, dtype=torch.long, device=device),
-    )
-
-
-def _grow(
-    beams: _Beams,
-    logits: Float[Tensor, "R V"],
-    length: int,
-    *,
-    never: Int[Tensor, " F"],
-    eos_id: int,
-    beam: int,
-) -> _Growth:
-    """The best continuations of each sentence: which hypotheses end with this token, and the N best that go on.
-
-    A hypothesis ends where EOS is among the N best continuations of its sentence, or where the sentence is at its
-    longest. Each place can end in one way only, so its N + 1 best tokens hold the N best to go on with.
-
-    Of the (R, V) log-probabilities only these few are worked out; ``logits`` is used up.
-    """
-    count, places = beams.log_probabilities.shape
-    eos, unused = logits[:, eos_id].clone(), logits[:, never]
-    logits.index_fill_(1, never, -torch.inf)
-    values, tokens = top_k(logits, beam + 1)
-    norm = _log_sum_exp_(logits.index_copy_(1, never, unused))
-    check_numbers(norm, length)
-    width = values.shape[1]
-    closing = beams.log_probabilities + (eos - norm).view(count, places)
-    values = (values - norm.unsqueeze(1)).view(count, places, width)
-    totals = (beams.log_probabilities.unsqueeze(2) + values).flatten(1)
-    totals, order = totals.sort(dim=1, descending=True, stable=True)
-    totals, order = totals[:, : 2 * beam], order[:, : 2 * beam]
-    tokens = tokens.view(count, -1).gather(1, order)
-    parents = order // width
-    is_eos = tokens == eos_id
-    stop = _ending(beams, closing, parents, is_eos[:, :beam], length)
-    going = is_eos.sort(dim=1, stable=True).indices[:, :beam]
-    return _Growth(
-        live=totals.masked_fill(is_eos, -torch.inf).gather(1, going),
-        tokens=tokens.gather(1, going),
-        parents=parents.gather(1, going),
-        stop=stop,
-    )
-
-
-def _ending(
-    beams: _Beams,
-    closing: Float[Tensor, "B n"],
-    parents: Int[Tensor, "B m"],
-    is_eos: Bool[Tensor, "B k"],
-    length: int,
-) -> Float[Tensor, "B n"]:
-    """``closing`` where a hypothesis ends, by itself or by force, -inf elsewhere."""
-    ends = torch.zeros_like(closing, dtype=torch.long)
-    ends.scatter_add_(1, parents[:, : is_eos.shape[1]], is_eos.long())
-    forced = (beams.longest == length).unsqueeze(1)
-    return closing.masked_fill(~((ends > 0) | forced), -torch.inf)
+    return [
+        _best(results[row * config.groups : (row + 1) * config.groups], looked, nbest, wish.use, length)
+        for row, (wish, length) in enumerate(zip(sources, lengths, strict=True))
+    ]
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """A hypothesis that has ended: its tokens without EOS, and the rows of ``looked`` it stood in, EOS's too."""
+    """A hypothesis that has ended: its tokens without EOS, their log-probabilities and EOS's.
+
+    ``trail`` are the rows of ``looked`` it stood in, EOS's too.
+    """
 
     score: float
-    log_probability: float
-    tokens: list[int]
+    tokens: tuple[int, ...]
+    token_log_probabilities: tuple[float, ...]
     trail: list[int]
 
+    def hypothesis(self, looked: list[Tensor], source_length: int) -> Hypothesis:
+        """The same with the attention it was written by."""
+        rows = [looked[t][row, :source_length] for t, row in enumerate(self.trail)]
+        return Hypothesis(
+            tokens=self.tokens,
+            log_probability=sum(self.token_log_probabilities),
+            score=self.score,
+            attention=torch.stack(rows).float().cpu().numpy() if rows else None,
+            token_log_probabilities=self.token_log_probabilities,
+        )
 
-def _end(beams: _Beams, growth: _Growth, length: int, config: DecodingConfig, results: list[list[_Ended]]) -> _Beams:
+
+def _end(beams: Beams, growth: Growth, length: int, config: DecodingConfig, results: list[list[_Ended]]) -> Beams:
     """Put the hypotheses that end with this token into ``results``, and their scores into the beams."""
     ending = growth.stop > -torch.inf
     if not ending.any():
         return beams
-    penalty = length_penalty(length, config)
     rows, places = ending.nonzero(as_tuple=True)
-    tokens = beams.tokens[rows, places].tolist()
-    here = rows * ending.shape[1] + places
-    trails = (
-        [[]] * len(here)
-        if beams.trail is None
-        else torch.cat([beams.trail[rows, places], here.unsqueeze(1)], dim=1).tolist()
-    )
-    sentences, totals = beams.sentences[rows].tolist(), growth.stop[rows, places].tolist()
-    for sentence, total, written, trail in zip(sentences, totals, tokens, trails, strict=True):
-        results[sentence].append(_Ended(total / penalty, total, written, trail))
-    scores = torch.cat([beams.ended, growth.stop / penalty], dim=1).topk(config.beam, dim=1).values
-    return replace(beams, ended=scores, num_ended=beams.num_ended + ending.sum(dim=1))
+    scores = growth.stop / length_penalty(length, config)
+    if beams.read is not None and beams.words is not None:
+        scores = scores + config.coverage_penalty * coverage(beams.read, beams.words.unsqueeze(1).expand_as(beams.read))
+    here = (rows * ending.shape[1] + places).unsqueeze(1)
+    trails = [[]] * len(here) if beams.trail is None else torch.cat([beams.trail[rows, places], here], dim=1).tolist()
+    last = growth.eos[rows, places].unsqueeze(1)
+    for number, score, tokens, token_log_probabilities, trail in zip(
+        beams.numbers[rows].tolist(),
+        scores[rows, places].tolist(),
+        beams.tokens[rows, places].tolist(),
+        torch.cat([beams.token_log_probabilities[rows, places], last], dim=1).tolist(),
+        trails,
+        strict=True,
+    ):
+        results[number].append(_Ended(score, tuple(tokens), tuple(token_log_probabilities), trail))
+    best = torch.cat([beams.ended, scores], dim=1).topk(beams.ended.shape[1], dim=1).values
+    return replace(beams, ended=best, num_ended=beams.num_ended + ending.sum(dim=1))
 
 
 def _advance(
-    beams: _Beams, growth: _Growth, length: int, config: DecodingConfig, *, nbest: int
-) -> tuple[_Beams, Int[Tensor, " R"], Int[Tensor, " K"]]:
-    """The beams of the sentences that are not done, one token longer.
+    beams: Beams, growth: Growth, length: int, config: DecodingConfig, *, nbest: int
+) -> tuple[Beams, Int[Tensor, " R"], Int[Tensor, " K"]]:
+    """The beams that are not done, one token longer.
 
-    Also: in which row of this step each of the new rows stood, and which sentences of this step go on.
+    Also: in which row of this step each of the new rows stood, and which beams of this step go on.
     """
     places = beams.log_probabilities.shape[1]
     live, last_chosen = growth.live.amax(dim=1), beams.ended[:, nbest - 1]
-    beaten = live / beams.final_penalty <= last_chosen
-    behind = live / length_penalty(length, config) <= last_chosen
-    done = beaten | (behind & (beams.num_ended >= beams.ended.shape[1])) | (beams.longest == length)
+    done = (live / beams.final_penalty <= last_chosen) | (beams.longest == length)
+    if config.stopping == "fast":
+        behind = live / length_penalty(length, config) <= last_chosen
+        done |= behind & (beams.num_ended >= beams.ended.shape[1])
     kept = (~done).nonzero().squeeze(1)
-    live, tokens, parents = growth.live, growth.tokens, growth.parents
     if len(kept) < len(done):
-        beams, live, tokens, parents = beams.select(kept), live[kept], tokens[kept], parents[kept]
-    rows = kept.unsqueeze(1) * places + parents
-
-    def extend(history: Tensor, last: Tensor) -> Tensor:
-        before = history.gather(1, parents.unsqueeze(2).expand(-1, -1, history.shape[2]))
-        return torch.cat([before, last.unsqueeze(2)], dim=2)
-
-    beams = replace(
-        beams,
-        log_probabilities=live,
-        tokens=extend(beams.tokens, tokens),
-        trail=None if beams.trail is None else extend(beams.trail, rows),
-    )
-    return beams, rows.flatten(), kept
-
-
-def _log_sum_exp_(logits: Float[Tensor, "R V"]) -> Float[Tensor, " R"]:
-    """log sum exp of each row, written over the row: at this size new memory costs more than the sum."""
-    largest = logits.amax(dim=1)
-    return logits.sub_(largest.unsqueeze(1)).exp_().sum(dim=1).log_().add_(largest)
+        beams, growth = beams.select(kept), growth.select(kept)
+    rows = kept.unsqueeze(1) * places + growth.parents
+    return beams.extend(growth, rows), rows.flatten(), kept
 
 
 def _is_identity(rows: Int[Tensor, " R"], count: int) -> bool:
@@ -277,20 +184,28 @@ def _is_identity(rows: Int[Tensor, " R"], count: int) -> bool:
     return len(rows) == count and torch.equal(rows, torch.arange(count, device=rows.device))
 
 
-def _best(ended: list[_Ended], looked: list[Tensor], nbest: int, source_length: int) -> list[Hypothesis]:
-    """The ``nbest`` best of one sentence, best first; of equal ones the shorter, then the earlier in the beam."""
-    ranked = sorted(ended, key=lambda hypothesis: -hypothesis.score)[:nbest]
-    return [
-        Hypothesis(
-            tokens=tuple(one.tokens),
-            log_probability=one.log_probability,
-            score=one.score,
-            attention=torch.stack([looked[t][row, :source_length] for t, row in enumerate(one.trail)])
-            .float()
-            .cpu()
-            .numpy()
-            if one.trail
-            else None,
-        )
-        for one in ranked
-    ]
+def _best(
+    groups: list[list[_Ended]], looked: list[Tensor], nbest: int, use: Sequence[Sequence[int]], source_length: int
+) -> list[Hypothesis]:
+    """The ``nbest`` best of one sentence, best first; of equal ones the shorter, then the earlier in the beam.
+
+    They are those with the most phrases, and of these the best of each group, then the second best, and so on.
+    """
+
+    def rank(one: _Ended) -> tuple[int, float]:
+        return met(one.tokens, use).count(False), -one.score
+
+    queues = [iter(sorted(ended, key=rank)) for ended in groups]
+    chosen: list[_Ended] = []
+    while queues and len(chosen) < nbest:
+        seen = {one.tokens for one in chosen}
+        turn: list[_Ended] = []
+        for queue in list(queues):
+            one = next((one for one in queue if one.tokens not in seen), None)
+            if one is None:
+                queues.remove(queue)
+            else:
+                turn.append(one)
+                seen.add(one.tokens)
+        chosen += sorted(turn, key=rank)[: nbest - len(chosen)]
+    return [one.hypothesis(looked, source_length) for one in sorted(chosen, key=rank)]

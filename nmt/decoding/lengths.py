@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import assert_never
 
 from nmt.config import DecodingConfig
+from nmt.decoding.request import Source
+from nmt.errors import NmtError
 
-__all__ = ["length_penalty", "longest_target"]
+__all__ = ["length_penalty", "longest_for", "longest_target"]
 
 
 def length_penalty(length: int, config: DecodingConfig) -> float:
@@ -28,3 +30,18 @@ def longest_target(source_length: int, config: DecodingConfig, limit: int | None
     """
     longest = max(1, int(config.max_ratio * source_length + config.max_extra))
     return longest if limit is None else min(longest, limit)
+
+
+def longest_for(source: Source, length: int, config: DecodingConfig, limit: int | None = None) -> int:
+    """The same for a source of ``length`` tokens that asks for a prefix and phrases: there is room for these and EOS.
+
+    Phrases get what room there is within ``limit``. Raises NmtError where a prefix leaves none.
+    """
+    prefix = len(source.prefix) + 1
+    if limit is not None and prefix > limit:
+        raise NmtError(
+            f"a translation cannot begin with a prefix of {prefix - 1} tokens: the model writes {limit - 1} at most, "
+            "give it a shorter one"
+        )
+    wanted = max(longest_target(length, config), prefix + sum(map(len, source.use)))
+    return wanted if limit is None else min(wanted, limit)

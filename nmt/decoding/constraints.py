@@ -1,0 +1,163 @@
+"""Phrases that a translation has to use: dynamic beam allocation (Post and Vilar 2018).
+
+A phrase is used where its tokens stand in a row; one that is asked for twice has to stand there twice, side by side or
+apart. Phrases may overlap each other: "a b" and "b c" are both in "a b c". How far a hypothesis has come is read from
+its tokens alone, and the one number for it is how many tokens of phrases it has *gained*: those of the phrases it has
+used, and those of the longest phrase that it is in the middle of.
+
+At each step the candidates of a sentence are what beam search has anyway and, from every hypothesis, the next token of
+each phrase that it is in the middle of, or else the first token of each phrase it has not used yet. They are ranked
+among those that have gained as much, in a *bank* for each number of tokens gained, and the places of the beam are
+shared out among the banks. The fullest bank has a place at least, and a candidate of its hypotheses gains a token at
+least: after as many steps as the phrases have tokens there is a hypothesis that has used them all, be the beam as
+narrow as one, unless a phrase is made of what may not be written.
+
+A hypothesis ends by itself when it has used all phrases. Others end where the longest translation allowed is reached,
+or where nothing may be written any more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Candidate", "Choice", "Phrases", "met"]
+
+Progress = tuple[int, ...]
+"""Of each phrase, how many of its tokens are written: whole ones counted as often as they stand."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that the hypothesis at place ``parent`` could go on with, and what their beam ranks it by."""
+
+    rank: float
+    parent: int
+    token: int
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which candidates go on, best first, with their progress, and at which places a hypothesis ends."""
+
+    live: list[Candidate]
+    progress: list[Progress]
+    ending: set[int]
+
+
+def met(tokens: Sequence[int], use: Sequence[Sequence[int]]) -> tuple[bool, ...]:
+    """Which phrases of ``use`` a translation has in it; of n equal ones the first are met, as often as it stands."""
+    left: Counter[tuple[int, ...]] = Counter()
+    for phrase in set(map(tuple, use)):
+        start = 0
+        while phrase and start + len(phrase) <= len(tokens):
+            found = tuple(tokens[start : start + len(phrase)]) == phrase
+            left[phrase] += found
+            start += len(phrase) if found else 1
+    answer = []
+    for phrase in map(tuple, use):
+        answer.append(not phrase or left[phrase] > 0)
+        left[phrase] -= 1
+    return tuple(answer)
+
+
+class Phrases:
+    """What one sentence has to use, and how its beam is shared out.
+
+    ``total`` is the number of tokens to gain, ``start`` the progress of a hypothesis with nothing written.
+    """
+
+    def __init__(self, use: Iterable[Sequence[int]]) -> None:
+        counted = Counter(tuple(phrase) for phrase in use if phrase)
+        self.phrases = list(counted)
+        self.ends = [len(phrase) * times for phrase, times in counted.items()]
+        self.total = sum(self.ends)
+        self.start: Progress = (0,) * len(self.phrases)
+        self._tokens = {token for phrase in self.phrases for token in phrase}
+        self._borders = [_borders(phrase) for phrase in self.phrases]
+
+    def advance(self, progress: Progress, token: int) -> Progress:
+        """The progress after one more token (Knuth, Morris and Pratt 1977, a phrase at a time)."""
+        if token not in self._tokens:
+            return tuple(done - done % len(phrase) for done, phrase in zip(progress, self.phrases, strict=True))
+        after = []
+        for done, end, phrase, borders in zip(progress, self.ends, self.phrases, self._borders, strict=True):
+            if done < end:
+                here = done % len(phrase)
+                done -= here
+                while here and phrase[here] != token:
+                    here = borders[here]
+                done += here + (phrase[here] == token)
+            after.append(done)
+        return tuple(after)
+
+    def gained(self, progress: Progress) -> int:
+        """The tokens of the phrases used, and of the longest one that is being written."""
+        inside = [done % len(phrase) for done, phrase in zip(progress, self.phrases, strict=True)]
+        return sum(progress) - sum(inside) + max(inside, default=0)
+
+    def wanted(self, progress: Progress) -> list[int]:
+        """The tokens that would gain: of the phrases being written, or else of all that are not used yet."""
+        unmet = [
+            (done % len(phrase), phrase)
+            for done, end, phrase in zip(progress, self.ends, self.phrases, strict=True)
+            if done < end
+        ]
+        begun = [(here, phrase) for here, phrase in unmet if here]
+        return sorted({phrase[here] for here, phrase in begun or unmet})
+
+    def choose(
+        self, candidates: Iterable[Candidate], progress: Sequence[Progress], places: int, *, eos_id: int
+    ) -> Choice:
+        """Share ``places`` out among the candidates; ``progress`` is that of each place they come from.
+
+        Where EOS has one of the places the hypothesis ends, and the next candidate has its place, as in any beam.
+        """
+        banks: dict[int, list[tuple[Candidate, Progress]]] = {}
+        for candidate in sorted(candidates, key=lambda one: (-one.rank, one.parent, one.token)):
+            before = progress[candidate.parent]
+            if candidate.token != eos_id:
+                after = self.advance(before, candidate.token)
+                banks.setdefault(self.gained(after), []).append((candidate, after))
+            elif self.gained(before) == self.total:
+                banks.setdefault(self.total, []).append((candidate, before))
+        chosen = self._share(banks, places)
+        ending = {candidate.parent for candidate, _ in chosen if candidate.token == eos_id}
+        words = {gained: [pair for pair in bank if pair[0].token != eos_id] for gained, bank in banks.items()}
+        live = self._share(words, places)
+        live.sort(key=lambda pair: (-pair[0].rank, pair[0].parent, pair[0].token))
+        return Choice(
+            live=[candidate for candidate, _ in live],
+            progress=[after for _, after in live],
+            ending=ending if live or ending else set(range(len(progress))),
+        )
+
+    def _share(
+        self, banks: dict[int, list[tuple[Candidate, Progress]]], places: int
+    ) -> list[tuple[Candidate, Progress]]:
+        """The best of each bank: as many of each, what is left over to the fullest banks."""
+        each, spare = divmod(places, self.total + 1)
+        taken = dict.fromkeys(banks, 0)
+        for gained in range(self.total, -1, -1):
+            room = each + spare
+            if gained in banks:
+                taken[gained] = min(room, len(banks[gained]))
+            spare = room - taken.get(gained, 0)
+        for gained in sorted(banks, reverse=True):
+            more = min(spare, len(banks[gained]) - taken[gained])
+            taken[gained] += more
+            spare -= more
+        return [pair for gained, bank in banks.items() for pair in bank[: taken[gained]]]
+
+
+def _borders(phrase: tuple[int, ...]) -> list[int]:
+    """For each number of tokens of ``phrase``: the longest shorter beginning of it that they end with."""
+    borders = [0, 0]
+    for length in range(2, len(phrase) + 1):
+        here = borders[-1]
+        while here and phrase[here] != phrase[length - 1]:
+            here = borders[here]
+        borders.append(here + (phrase[here] == phrase[length - 1]))
+    return borders
