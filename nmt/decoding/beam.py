@@ -3,9 +3,10 @@
 A hypothesis that ends does not leave its place in the beam unused: the N best unfinished ones always go on. A sentence
 is done at the first of
 
-- ``fast``: N hypotheses have ended, each of them having been among the N best of its step, and the best live one has no
-  better score, by the length it has, than the ``nbest``-th of them: without this, a model that is sure of itself ends N
-  times on what stands in the last places of its beam while the right translation is still being written;
+- ``fast``: N hypotheses have ended, each of them having been among the N best of its step, and no live one has a
+  better score, by the length and the coverage it has, than the ``nbest``-th of them: without this, a model that is sure
+  of itself ends N times on what stands in the last places of its beam while the right translation is still being
+  written;
 - ``nbest`` have ended and no live one can overtake the last of these: a log-probability only falls, so a live one of
   log-probability p will at best score p over the length penalty of the longest translation allowed. With ``exact``
   stopping this is the only way to be done early;
@@ -15,12 +16,12 @@ So whatever is returned is a whole translation, and its score is that of a whole
 leave the batch. No sentence knows of its neighbours: neither padding nor batch size changes a result beyond what
 floating-point sums of another shape do. Equal scores go to the earlier place in the beam, then to the smaller token.
 
-The coverage penalty is part of a whole translation's score and of nothing else (:mod:`nmt.decoding.coverage`). A source
-token that is not read yet may still be, so live hypotheses are compared by their probabilities, and what they can reach
-is bounded with the penalty at its best, 0. What may be written is said by :mod:`nmt.decoding.rules`; of sentences that
-have phrases to use the beam is shared out by :mod:`nmt.decoding.constraints`, and translations that have more of them
-are better ones. ``groups`` of a beam are beams of their own, of N places each, which :mod:`nmt.decoding.growth` keeps
-apart; the best of each group come first into the ``nbest``.
+Live hypotheses are ranked by their probabilities. A coverage penalty is not part of that, a source token that is not
+read yet may still be; where their reach is bounded it is taken at its best, 0. What may be written is said by
+:mod:`nmt.decoding.rules`. Of sentences that have phrases to use the beam is shared out by
+:mod:`nmt.decoding.constraints`, and translations with fewer phrases missing come before all others. ``groups`` of a
+beam are beams of their own, of N places each, which :mod:`nmt.decoding.growth` keeps apart; the best of each group come
+first into the ``nbest``.
 """
 
 from __future__ import annotations
@@ -29,13 +30,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nmt.config import DecodingConfig
 from nmt.decoding.beams import Beams, Growth, start
 from nmt.decoding.constraints import met
-from nmt.decoding.coverage import coverage
 from nmt.decoding.engine import check_nbest
 from nmt.decoding.growth import Grower
 from nmt.decoding.hypothesis import Hypothesis
@@ -140,9 +140,7 @@ def _end(beams: Beams, growth: Growth, length: int, config: DecodingConfig, resu
     if not ending.any():
         return beams
     rows, places = ending.nonzero(as_tuple=True)
-    scores = growth.stop / length_penalty(length, config)
-    if beams.read is not None and beams.words is not None:
-        scores = scores + config.coverage_penalty * coverage(beams.read, beams.words.unsqueeze(1).expand_as(beams.read))
+    scores = _scores(growth.stop, beams.coverage(), length, config)
     here = (rows * ending.shape[1] + places).unsqueeze(1)
     trails = [[]] * len(here) if beams.trail is None else torch.cat([beams.trail[rows, places], here], dim=1).tolist()
     last = growth.eos[rows, places].unsqueeze(1)
@@ -167,16 +165,27 @@ def _advance(
     Also: in which row of this step each of the new rows stood, and which beams of this step go on.
     """
     places = beams.log_probabilities.shape[1]
-    live, last_chosen = growth.live.amax(dim=1), beams.ended[:, nbest - 1]
-    done = (live / beams.final_penalty <= last_chosen) | (beams.longest == length)
+    last_chosen = beams.ended[:, nbest - 1]
+    done = (growth.live.amax(dim=1) / beams.final_penalty <= last_chosen) | (beams.longest == length)
     if config.stopping == "fast":
-        behind = live / length_penalty(length, config) <= last_chosen
+        covered = beams.coverage()
+        if covered is not None:
+            covered = covered.gather(1, growth.parents)
+        behind = _scores(growth.live, covered, length, config).amax(dim=1) <= last_chosen
         done |= behind & (beams.num_ended >= beams.ended.shape[1])
     kept = (~done).nonzero().squeeze(1)
     if len(kept) < len(done):
         beams, growth = beams.select(kept), growth.select(kept)
     rows = kept.unsqueeze(1) * places + growth.parents
     return beams.extend(growth, rows), rows.flatten(), kept
+
+
+def _scores(
+    log_probabilities: Float[Tensor, "B n"], covered: Float[Tensor, "B n"] | None, length: int, config: DecodingConfig
+) -> Float[Tensor, "B n"]:
+    """The scores of hypotheses of ``length`` tokens (Wu et al. 2016, equation 14)."""
+    scores = log_probabilities / length_penalty(length, config)
+    return scores if covered is None else scores + config.coverage_penalty * covered
 
 
 def _is_identity(rows: Int[Tensor, " R"], count: int) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nmt.config import DecodingConfig
-from nmt.decoding.coverage import words_of
+from nmt.decoding.coverage import coverage, words_of
 from nmt.decoding.lengths import length_penalty
 
 __all__ = ["Beams", "Growth", "start"]
@@ -42,8 +42,9 @@ class Beams:
 
     def select(self, rows: Int[Tensor, " R"]) -> Beams:
         """The beams of the given rows."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Beams(**{name: None if value is None else value[rows] for name, value in values.items()})
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        selected: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values}
+        return Beams(**selected)
 
     def extend(self, growth: Growth, rows: Int[Tensor, "B m"]) -> Beams:
         """The beams one token longer; ``rows`` says in which row of this step each new hypothesis stood."""
@@ -69,6 +70,12 @@ class Beams:
         if self.read is None:
             return self
         return replace(self, read=self.read + attention.to(self.read.dtype).view_as(self.read))
+
+    def coverage(self) -> Float[Tensor, "B n"] | None:
+        """cp of what each hypothesis has read; None without a coverage penalty."""
+        if self.read is None or self.words is None:
+            return None
+        return coverage(self.read, self.words.unsqueeze(1).expand_as(self.read))
 
 
 @dataclass(frozen=True)

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from nmt.config import DecodingConfig
+from nmt.decoding.lengths import longest_for
 from nmt.decoding.request import Source
 from nmt.decoding.rules import Rules
+from nmt.errors import NmtError
+from tests.decoding.slow import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    SlowSearch,
+    Tokens,
+    allowed_after,
+    as_pairs,
+    config,
+    enumerated,
+    score,
+    search,
+)
 
-PAD, UNK, BOS, EOS = 0, 1, 2, 3
 VOCABULARY = 9
-
-
-def allowed_after(written: tuple[int, ...], source: Source, no_repeat_ngram: int) -> set[int]:
-    """What may come next in one translation, from the rules' description."""
-    if len(written) < len(source.prefix):
-        return {source.prefix[len(written)]}
-    words = set(range(VOCABULARY)) - {PAD, UNK, BOS, EOS}
-    ngrams = {written[start : start + no_repeat_ngram] for start in range(len(written) - no_repeat_ngram + 1)}
-    return {EOS} | {
-        word
-        for word in words
-        if not any((*written, word)[-len(phrase) :] == phrase for phrase in source.avoid)
-        and not (no_repeat_ngram and (*written, word)[-no_repeat_ngram:] in ngrams)
-    }
 
 
 def rules_of(sources: list[Source], **changes: Any) -> Rules:
@@ -76,7 +78,7 @@ def test_rules_are_those_of_a_loop(no_repeat_ngram: int) -> None:
             for sentence in sentences
         ]
         expected = [
-            allowed_after(row, sources[sentence], no_repeat_ngram)
+            allowed_after(row, sources[sentence], no_repeat_ngram, VOCABULARY)
             for row, sentence in zip(written, sentences, strict=True)
         ]
         assert allowed(rules_of(sources, no_repeat_ngram=no_repeat_ngram), written, sentences) == expected
@@ -108,3 +110,97 @@ def test_only_rules_that_are_there_cost_something() -> None:
     assert not rules_of([Source((5, 6)), Source((5,), prefix=(4,))]).is_plain
     assert not rules_of([], no_repeat_ngram=2).is_plain
     assert rules_of([Source((5, 6), avoid=((),))]).is_plain  # an empty phrase is none
+
+
+def random_wishes(draw: random.Random, count: int, vocabulary: int) -> list[Source]:
+    def phrase(longest: int) -> Tokens:
+        return tuple(draw.choices(range(EOS + 1, vocabulary), k=draw.randint(1, longest)))
+
+    return [
+        Source(
+            tokens=(10 + row,) * draw.randint(2, 6),
+            prefix=phrase(2) if draw.random() < 0.5 else (),
+            avoid=tuple(phrase(2) for _ in range(draw.randint(0, 2))),
+        )
+        for row in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_beam_wide_enough_finds_the_best_that_may_be_written(table_model: Any, seed: int) -> None:
+    """Of three words, sentences of at most six tokens: the whole beam holds every one."""
+    draw = random.Random(seed)
+    model = table_model(vocabulary=7, seed=seed)
+    wishes = [replace(wish, tokens=wish.tokens[:4]) for wish in random_wishes(draw, 5, 7)]
+    settings = config(beam=300, no_repeat_ngram=draw.randint(0, 3), length_penalty=draw.choice(["none", "average"]))
+    for wish, found in zip(wishes, search(model, wishes, config=settings, nbest=300), strict=True):
+        expected = enumerated(model, wish, settings, len(wish.tokens) + 1)
+        assert [one.tokens for one in found] == [tokens for _, tokens in expected]
+        assert [one.score for one in found] == pytest.approx([value for value, _ in expected])
+
+
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_a_narrow_beam_agrees_with_a_slow_one(table_model: Any, beam: int) -> None:
+    for seed in range(5):
+        draw = random.Random(seed)
+        model = table_model(vocabulary=8, groups=8, positions=4, seed=seed)
+        wishes = random_wishes(draw, 8, 8)
+        settings = config(beam=beam, no_repeat_ngram=draw.randint(0, 2), max_extra=3)
+        nbest = (beam + 1) // 2
+        for wish, found in zip(wishes, search(model, wishes, config=settings, nbest=nbest), strict=True):
+            slow = SlowSearch(model, wish, settings, len(wish.tokens) + 4, late=True)
+            assert as_pairs(found) == [(pytest.approx(value), tokens) for value, tokens in slow.run(nbest)[0]]
+
+
+def test_a_beam_of_one_is_greedy_under_every_rule(table_model: Any) -> None:
+    for seed in range(8):
+        draw = random.Random(seed)
+        model = table_model(vocabulary=9, groups=8, positions=4, seed=seed)
+        wishes = random_wishes(draw, 8, 9)
+        settings = config(beam=1, no_repeat_ngram=draw.randint(0, 2), max_extra=3, coverage_penalty=0.3)
+        greedy = search(model, wishes, config=settings, greedy=True)
+        for (one,), (other,) in zip(search(model, wishes, config=settings), greedy, strict=True):
+            assert one.tokens == other.tokens
+            assert one.score == pytest.approx(other.score, abs=1e-6)
+            assert one.token_log_probabilities == pytest.approx(other.token_log_probabilities)
+
+
+def test_a_forced_prefix_counts_as_the_model_scores_it(table_model: Any) -> None:
+    """However unlikely: its log-probabilities are those of forced tokens."""
+    model = table_model(vocabulary=7)
+    model.table[..., 6] -= 20.0
+    wish = Source((10, 5, 5, 5), prefix=(6, 6, UNK))
+    (found,) = search(model, [wish], config=config(beam=3), nbest=3)
+    assert len(found) == 3
+    for one in found:
+        assert one.tokens[:3] == (6, 6, UNK)
+        assert all(value < -15 for value in one.token_log_probabilities[:2])
+        assert one.log_probability == pytest.approx(model.log_probability(10, one.tokens))
+        assert one.score == pytest.approx(score(model, (*one.tokens, EOS), wish, config()))
+
+
+def test_a_prefix_has_room_and_eos_waits_for_its_end(table_model: Any) -> None:
+    model = table_model()
+    model.table[..., EOS] += 30.0
+    wish = Source((10,), prefix=(4, 5, 4, 4, 5))
+    for greedy in (False, True):
+        ((one,),) = search(model, [wish], config=config(beam=1), greedy=greedy)
+        assert one.tokens == wish.prefix
+        with pytest.raises(NmtError, match="prefix of 5 tokens: the model writes 4 at most"):
+            search(model, [wish], config=config(beam=1), max_length=5, greedy=greedy)
+
+
+def test_room_for_what_is_asked_by_hand() -> None:
+    settings = config(max_ratio=2.0, max_extra=1)
+    assert longest_for(Source((5,)), 2, settings) == 5
+    assert longest_for(Source((5,), prefix=(4,) * 7), 2, settings) == 8
+    assert longest_for(Source((5,), prefix=(4, 4), use=((4, 5), (6,))), 2, settings) == 6
+    assert longest_for(Source((5,), prefix=(4, 4), use=((4, 5), (6,))), 2, settings, 4) == 4
+    assert longest_for(Source((5,), prefix=(4,)), 2, settings, 2) == 2
+
+
+def test_where_nothing_may_be_written_any_more_a_translation_ends(table_model: Any) -> None:
+    """Two words, none of them twice: five translations, however long the beam and the limit."""
+    model = table_model()
+    (found,) = search(model, [Source((10,) * 9)], config=config(beam=8, no_repeat_ngram=1), nbest=8)
+    assert {one.tokens for one in found} == {(), (4,), (5,), (4, 5), (5, 4)}
