@@ -78,6 +78,12 @@ class TableModel:
             total += row[token] - math.log(sum(math.exp(logit) for logit in row))
         return total
 
+    def next_log_probabilities(self, group: int, tokens: tuple[int, ...]) -> list[float]:
+        """Of every token, after ``tokens``."""
+        row = self._rows(self.table, group, tokens)[-1]
+        norm = math.log(sum(map(math.exp, row)))
+        return [logit - norm for logit in row]
+
     def attention_of(self, group: int, tokens: tuple[int, ...], length: int) -> Tensor:
         """Where each of ``tokens`` and EOS looked, for a source of ``length`` tokens."""
         return torch.tensor([row[:length] for row in self._rows(self.looks, group, tokens)]).softmax(dim=-1)

@@ -53,16 +53,29 @@ def letters(tokens: Tokens) -> str:
     return "".join(map(chr, tokens))
 
 
+def inside(tokens: Tokens, use: Sequence[Tokens]) -> dict[Tokens, int]:
+    """How much of each phrase that is missing the tokens end with."""
+    rests = {
+        phrase: letters(tokens).split(letters(phrase))[-1]
+        for phrase, times in Counter(use).items()
+        if letters(tokens).count(letters(phrase)) < times
+    }
+    return {
+        phrase: max(k for k in range(len(phrase)) if rest.endswith(letters(phrase[:k])))
+        for phrase, rest in rests.items()
+    }
+
+
 def gained(tokens: Tokens, use: Sequence[Tokens]) -> int:
     """Tokens of the phrases that are there, and of the longest that is begun; ``len`` of all where none is missing."""
-    total, begun = 0, 0
-    for phrase, times in Counter(use).items():
-        count = letters(tokens).count(letters(phrase))
-        total += len(phrase) * min(count, times)
-        if count < times:
-            rest = letters(tokens).split(letters(phrase))[-1]
-            begun = max(begun, *(k for k in range(len(phrase)) if rest.endswith(letters(phrase[:k]))))
-    return total + begun
+    there = (len(phrase) * min(times, letters(tokens).count(letters(phrase))) for phrase, times in Counter(use).items())
+    return sum(there) + max(inside(tokens, use).values(), default=0)
+
+
+def begun(tokens: Tokens, use: Sequence[Tokens]) -> set[int]:
+    """What comes next in the phrases that are begun, or first in those that are missing."""
+    missing = inside(tokens, use)
+    return {phrase[k] for phrase, k in missing.items() if k or not any(missing.values())}
 
 
 def uses_all(tokens: Tokens, use: Sequence[Tokens]) -> bool:
@@ -112,15 +125,20 @@ class SlowSearch:
         self.model, self.wish, self.settings, self.longest, self.late = model, wish, settings, longest, late
         self.width = settings.beam // settings.groups
         self.total = sum(map(len, wish.use))
-        self._known: dict[Tokens, float] = {}
+        self._totals: dict[Tokens, float] = {(): 0.0}
+        self._scores: dict[Tokens, float] = {}
 
     def log_probability(self, tokens: Tokens) -> float:
-        if tokens not in self._known:
-            self._known[tokens] = self.model.log_probability(self.wish.tokens[0], tokens, eos=False)
-        return self._known[tokens]
+        if tokens not in self._totals:
+            before = self.log_probability(tokens[:-1])
+            for token, value in enumerate(self.model.next_log_probabilities(self.wish.tokens[0], tokens[:-1])):
+                self._totals[(*tokens[:-1], token)] = before + value
+        return self._totals[tokens]
 
     def score(self, tokens: Tokens) -> float:
-        return score(self.model, tokens, self.wish, self.settings)
+        if tokens not in self._scores:
+            self._scores[tokens] = score(self.model, tokens, self.wish, self.settings)
+        return self._scores[tokens]
 
     def run(self, nbest: int) -> tuple[list[tuple[float, Tokens]], int]:
         """The nbest, best first, and the number of steps taken."""
@@ -155,14 +173,22 @@ class SlowSearch:
 
     def step(self, group: Group, length: int, taken: Counter[int], nbest: int) -> None:
         wish, settings = self.wish, self.settings
-        grown = [
-            (*tokens, token)
-            for tokens in group.live
-            for token in range(self.model.vocabulary)
-            if token in allowed_after(tokens, wish, settings.no_repeat_ngram, self.model.vocabulary)
-            and (token != EOS or gained(tokens, wish.use) == self.total)
-        ]
-        grown.sort(key=lambda tokens: settings.diversity * taken[tokens[-1]] - self.log_probability(tokens))
+
+        def cost(tokens: Tokens) -> float:
+            return settings.diversity * taken[tokens[-1]] - self.log_probability(tokens)
+
+        grown = []
+        for tokens in group.live:
+            allowed = allowed_after(tokens, wish, settings.no_repeat_ngram, self.model.vocabulary)
+            best = sorted(((*tokens, token) for token in allowed), key=cost)
+            wanted = begun(tokens, wish.use)
+            grown += [
+                one
+                for rank, one in enumerate(best)
+                if (rank <= self.width or one[-1] in wanted)
+                and (one[-1] != EOS or gained(tokens, wish.use) == self.total)
+            ]
+        grown.sort(key=cost)
         ending = [tokens[:-1] for tokens in self.share(grown) if tokens[-1] == EOS]
         before, group.live = group.live, self.share([tokens for tokens in grown if tokens[-1] != EOS])
         taken.update(tokens[-1] for tokens in group.live)
