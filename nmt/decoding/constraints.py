@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Candidate", "Choice", "Phrases", "met"]
 
@@ -28,8 +29,7 @@ Progress = tuple[int, ...]
 """Of each phrase, how many of its tokens are written: whole ones counted as often as they stand."""
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A token that the hypothesis at place ``parent`` could go on with, and what their beam ranks it by."""
 
     rank: float

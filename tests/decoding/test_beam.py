@@ -16,7 +16,9 @@ from nmt.decoding.beam import beam_search
 from nmt.decoding.greedy import greedy_search
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lengths import length_penalty, longest_target
+from nmt.decoding.request import Source
 from nmt.errors import ConfigError, NmtError
+from tests.decoding.slow import SlowSearch
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 PENALTIES = [("none", 1.0), ("average", 1.0), ("average", 0.6), ("gnmt", 0.6), ("gnmt", 2.0)]
@@ -175,6 +177,38 @@ def test_hypotheses_are_sorted_distinct_and_within_the_limit(table_model: Any) -
             for hypothesis in hypotheses:
                 assert len(hypothesis.tokens) + 1 <= length
                 assert not {PAD, UNK, BOS, EOS} & set(hypothesis.tokens)
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_every_token_has_its_log_probability(table_model: Any, greedy: bool) -> None:
+    model = table_model(vocabulary=12)
+    nbest = {} if greedy else {"nbest": 4}
+    for row, found in enumerate(search(model, 7, 2, 15, 4, config=config(beam=4), greedy=greedy, **nbest)):
+        for one in found:
+            expected = [
+                model.next_log_probabilities(10 + row, one.tokens[:t])[token]
+                for t, token in enumerate([*one.tokens, EOS])
+            ]
+            assert one.token_log_probabilities == pytest.approx(expected)
+            assert one.log_probability == sum(one.token_log_probabilities)
+
+
+@pytest.mark.parametrize(("penalty", "alpha"), PENALTIES)
+def test_exact_stopping_loses_nothing(table_model: Any, penalty: str, alpha: float) -> None:
+    """What is found is what a search that goes on to the longest translation finds, and more than what fast finds."""
+    lost = 0
+    for seed in range(12):
+        model = table_model(vocabulary=7, groups=1, positions=5, seed=seed)
+        settings = config(beam=2, length_penalty=penalty, alpha=alpha, stopping="exact")
+        wish = Source((10,) * 8)
+        ((found,),) = search(model, 9, config=settings)
+        ((value, tokens),), _ = SlowSearch(model, wish, settings, 9, late=True).run(1)
+        assert found.tokens == tokens
+        assert found.score == pytest.approx(value)
+        ((fast,),) = search(model, 9, config=settings.model_copy(update={"stopping": "fast"}))
+        assert fast.score <= found.score + 1e-9
+        lost += fast.tokens != found.tokens
+    assert lost > 0 or penalty == "none" or alpha < 1
 
 
 def test_forbidden_tokens_keep_their_probability(table_model: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ from torch import Tensor
 from nmt.config import DecodingConfig, ModelConfig
 from nmt.data.batching import collate, pad
 from nmt.decoding.beam import beam_search
+from nmt.decoding.constraints import met
 from nmt.decoding.greedy import greedy_search
 from nmt.decoding.hypothesis import Hypothesis
+from nmt.decoding.request import Source
 from nmt.decoding.scoring import evaluating, score, token_log_probabilities
 from nmt.models import Seq2Seq, build
 
@@ -110,6 +114,71 @@ def test_padding_does_not_matter(model: Seq2Seq) -> None:
         assert_same(one, other)
 
 
+def wishes(count: int) -> list[Source]:
+    """Sentences that ask for everything there is, each for something else."""
+    draw = random.Random(5)
+
+    def phrase(longest: int) -> tuple[int, ...]:
+        return tuple(draw.choices(range(4, VOCABULARY), k=draw.randint(1, longest)))
+
+    return [
+        Source(
+            tokens=tuple(draw.choices(range(4, VOCABULARY), k=draw.randint(1, 6))),
+            prefix=phrase(2) if draw.random() < 0.5 else (),
+            use=tuple(phrase(2) for _ in range(draw.randint(0, 2))),
+            avoid=tuple(phrase(1) for _ in range(draw.randint(0, 3))),
+        )
+        for _ in range(count)
+    ]
+
+
+EVERYTHING = DecodingConfig(
+    beam=4, groups=2, max_ratio=1.0, max_extra=3, coverage_penalty=0.2, stopping="exact", no_repeat_ngram=2
+)
+
+
+def test_with_every_feature_a_batch_is_its_sentences(model: Seq2Seq) -> None:
+    """In batches of 64, 7 and 1, which are in another order."""
+    asked = wishes(64)
+    together = search_all(model, asked)
+    order = list(range(64))
+    random.Random(7).shuffle(order)
+    batches = [order[start : start + 7] for start in range(0, 21, 7)] + [[row] for row in order[:4]]
+    for batch in batches:
+        for row, found in zip(batch, search_all(model, [asked[row] for row in batch]), strict=True):
+            for one, other in zip(found, together[row], strict=True):
+                assert_same(one, other)
+
+
+def test_with_every_feature_translations_are_as_asked_and_score_as_they_say(model: Seq2Seq) -> None:
+    asked = wishes(12)
+    found = search_all(model, asked)
+    pairs = [(list(wish.tokens), one.tokens) for wish, ones in zip(asked, found, strict=True) for one in ones]
+    batch = collate(pairs, range(len(pairs)), pad_id=PAD, bos_id=BOS, eos_id=EOS)
+    with torch.inference_mode():
+        attention = model(batch, attention=True).attention
+    totals = iter(zip(score(model, batch).tolist(), attention, strict=True))
+    for wish, ones in zip(asked, found, strict=True):
+        assert 2 <= len(ones) <= 3  # groups may have found the same
+        for one in ones:
+            written, forced = one.tokens, len(wish.prefix)
+            assert written[:forced] == wish.prefix
+            assert not {token for (token,) in wish.avoid} & set(written[forced:])
+            pieces = list(itertools.pairwise(written))
+            assert all(pieces.index(pair) == at for at, pair in enumerate(pieces) if at + 1 >= forced)
+            total, looked = next(totals)
+            assert one.log_probability == pytest.approx(total, abs=1e-4)
+            read = looked[: len(written) + 1, : len(wish.tokens)].sum(dim=0).clamp(max=1.0)
+            expected = total / (len(written) + 1) + 0.2 * float(read.log().sum())
+            assert one.score == pytest.approx(expected, abs=1e-4)
+        free = [phrase for phrase in wish.use if not set(phrase) & {token for (token,) in wish.avoid}]
+        assert all(met(ones[0].tokens, free)) or wish.prefix
+
+
+def search_all(model: Seq2Seq, asked: list[Source]) -> list[list[Hypothesis]]:
+    return search(model, [list(one.tokens) for one in asked], config=EVERYTHING, sources=asked, nbest=3, attention=True)
+
+
 def test_what_search_finds_scores_as_it_says(model: Seq2Seq) -> None:
     found = search(model, sentences(), nbest=4)
     pairs = [(row, one.tokens) for row, ones in zip(sentences(), found, strict=True) for one in ones]
@@ -117,6 +186,8 @@ def test_what_search_finds_scores_as_it_says(model: Seq2Seq) -> None:
     expected = torch.tensor([one.log_probability for ones in found for one in ones])
     torch.testing.assert_close(score(model, batch), expected, atol=1e-4, rtol=1e-5)
     tokens = token_log_probabilities(model, batch)
+    for row, one in zip(tokens, (one for ones in found for one in ones), strict=True):
+        assert one.token_log_probabilities == pytest.approx(row[: len(one.tokens) + 1].tolist(), abs=1e-4)
     assert (tokens[~batch.target_mask] == 0).all()
     assert (tokens[batch.target_mask] < 0).all()
 

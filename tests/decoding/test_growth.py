@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from typing import Any
 
@@ -12,27 +11,27 @@ from nmt.decoding.constraints import met
 from nmt.decoding.request import Source
 from tests.decoding.slow import EOS, SlowSearch, as_pairs, config, search
 
-WISHES = [Source((10 + row,) * length) for row, length in enumerate([7, 2, 9, 4])]
+WISHES = [Source((10 + row,) * length) for row, length in enumerate([6, 2, 8, 4])]
 
 
 @pytest.mark.parametrize(("beam", "groups"), [(2, 2), (4, 2), (6, 3), (6, 6), (6, 2)])
 @pytest.mark.parametrize("stopping", ["fast", "exact"])
 def test_groups_agree_with_a_slow_search(table_model: Any, beam: int, groups: int, stopping: str) -> None:
-    for seed, diversity in itertools.product(range(2), [0.3, 2.0]):
+    for seed in range(3):
         draw = random.Random(seed)
         model = table_model(vocabulary=8, groups=4, positions=5, seed=seed)
         settings = config(
             beam=beam,
             groups=groups,
-            diversity=diversity,
+            diversity=draw.choice([0.3, 2.0]),
             stopping=stopping,
             coverage_penalty=draw.choice([0.0, 0.5]),
             no_repeat_ngram=draw.choice([0, 3]),
         )
-        for nbest in {1, groups, beam - 1, beam}:
-            for wish, found in zip(WISHES, search(model, WISHES, config=settings, nbest=nbest), strict=True):
-                expected, _ = SlowSearch(model, wish, settings, len(wish.tokens) + 1).run(nbest)
-                assert as_pairs(found) == [(pytest.approx(value, abs=1e-6), tokens) for value, tokens in expected]
+        nbest = [groups, beam, beam - 1][seed]
+        for wish, found in zip(WISHES, search(model, WISHES, config=settings, nbest=nbest), strict=True):
+            expected, _ = SlowSearch(model, wish, settings, len(wish.tokens) + 1).run(nbest)
+            assert as_pairs(found) == [(pytest.approx(value, abs=1e-6), tokens) for value, tokens in expected]
 
 
 def test_without_diversity_every_group_is_the_beam_of_one(table_model: Any) -> None:
