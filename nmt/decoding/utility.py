@@ -58,8 +58,9 @@ def _bleu(texts: Sequence[str]) -> Float[np.ndarray, "N N"]:
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
-    orders = range(1, BLEU.MAX_NGRAM_ORDER + 1)
-    tokenize: Callable[[str], str] = BLEU(effective_order=True).tokenizer
+    metric = BLEU(effective_order=True)
+    tokenize: Callable[[str], str] = metric.tokenizer
+    orders = range(1, metric.max_ngram_order + 1)
     cut = [tokenize(text.rstrip()) for text in texts]
     matches, totals = _overlaps([[extract_all_word_ngrams(text, n, n)[0] for n in orders] for text in cut])
     lengths = totals[:, 0].tolist()
