@@ -42,6 +42,7 @@ VERBS = {
     "translate": "Translate lines of text.",
     "evaluate": "Score translations: BLEU, chrF, TER.",
     "align": "Link words by attention, draw it, measure AER.",
+    "average": "Make one model of several checkpoints of a run.",
     "runs": "List runs and what they reached.",
     "race": "Train recipes against each other, the same time for each.",
     "config": "Show what a recipe comes to.",

@@ -9,6 +9,7 @@
       manifest.json          sizes and SHA-256 of the files above
       models/step-N/         weights.safetensors, scores.json, manifest.json: the best validations
       models/average/        the same, the average of the best
+      models/NAME/           the same, what nmt average made
       resume/step-N/         weights, training.safetensors, state.json, manifest.json: all that going on needs
       log.jsonl              a line a report, curves.svg drawn from it
 
@@ -26,7 +27,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,7 +264,10 @@ def _free_bytes(folder: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk and how it did on the validation set. ``step`` is 0 for an average of several."""
+    """A model on disk and how it did on the validation set. ``step`` is 0 for an average of several.
+
+    ``scores`` are empty where it was not validated.
+    """
 
     folder: Path
     step: int
@@ -271,7 +275,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """``step-N`` or ``average``."""
+        """``step-N``, ``average``, or what an average was called."""
         return self.folder.name
 
 
@@ -337,7 +341,7 @@ class Run:
     def checkpoints(self) -> list[Checkpoint]:
         """The models in the folder, best validation first by the recipe's metric; of equals the earlier.
 
-        One without scores is left out.
+        What was not validated comes last; where ``scores.json`` is damaged the model is left out.
         """
         found = []
         for scores in (self.folder / "models").glob("*/scores.json"):
@@ -359,7 +363,10 @@ class Run:
         return checkpoints[0]
 
     def checkpoint(self, which: str = "best") -> Checkpoint:
-        """A model by name: ``best``, ``average`` or ``step-N``. Raises CheckpointError where it is not there."""
+        """A model by name: ``best``, ``average``, ``step-N`` or what ``nmt average`` called it.
+
+        Raises CheckpointError where it is not there.
+        """
         if which == "best":
             return self.best()
         checkpoints = {one.name: one for one in self.checkpoints()}
@@ -382,12 +389,24 @@ class Run:
 
         return build(self.recipe.model, len(self.tokenizers.source), len(self.tokenizers.target))
 
-    def save_model(self, model: Seq2Seq, step: int, scores: Mapping[str, float], *, name: str = "") -> Checkpoint:
-        """Write a model and its validation scores as ``models/step-N``, or under another name."""
+    def save_model(
+        self,
+        model: Seq2Seq,
+        step: int,
+        scores: Mapping[str, float],
+        *,
+        name: str = "",
+        averaged: Sequence[str] = (),
+    ) -> Checkpoint:
+        """Write a model and its validation scores as ``models/step-N``, or under another name.
+
+        Which checkpoints it is the average of, if it is one, is written down with them.
+        """
         folder = self.folder / "models" / (name or f"step-{step}")
+        parts = {"averaged": list(averaged)} if averaged else {}
         files = {
             "weights.safetensors": tensor_bytes(weights(model)),
-            "scores.json": json_bytes({"step": step, "scores": dict(scores)}),
+            "scores.json": json_bytes({"step": step, "scores": dict(scores), **parts}),
         }
         write_folder(folder, files)
         return Checkpoint(folder, step, dict(scores))

@@ -23,7 +23,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md", "b
 SMALLER = """#!/bin/sh
 case $1 in
     synth) set -- "$@" --pairs 200 --valid 4 --test 6 ;;
-    train) set -- "$@" --set tokenizer.vocabulary=500 --set training.max_steps=3 --set training.validate_every=3 \\
+    train) set -- "$@" --set tokenizer.vocabulary=500 --set training.max_steps=3 --set training.validate_every=1 \\
         --set decoding.max_ratio=1 --set decoding.max_extra=2
         case "$*" in *--budget*) set -- "$@" --budget 1s ;; esac ;;
     prepare) set -- "$@" --set tokenizer.vocabulary=500 ;;

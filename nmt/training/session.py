@@ -7,7 +7,6 @@ Then tokenizers, token ids, model, and the loop.
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +24,11 @@ from nmt.data.store import prepare
 from nmt.data.streaming import StreamSource
 from nmt.decoding.torch_engine import pick_device
 from nmt.distributed import ALONE, Ranks
-from nmt.errors import CheckpointError, ConfigError, DataError, TrainingError
+from nmt.errors import CheckpointError, ConfigError, DataError
 from nmt.layers.positions import longest
 from nmt.models import Seq2Seq
 from nmt.training.allocator import keep_few_kernels, keep_freed_memory
+from nmt.training.lock import alone_in
 from nmt.training.loop import Trainer
 from nmt.training.pace import new_pace
 from nmt.training.report import Log, Reporter
@@ -73,7 +73,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
     began, cpu_began = session.began or time.monotonic(), time.process_time()
     keep_freed_memory()
     keep_few_kernels()
-    with _folder(session.folder) if ranks.is_first else contextlib.nullcontext():
+    with alone_in(session.folder) if ranks.is_first else contextlib.nullcontext():
         device = _device(session.device, ranks)
         valid = _validation_pairs(recipe.data.valid)
         with ranks.first_leads():
@@ -274,23 +274,3 @@ def _summary(run: Run, model: torch.nn.Module, dtype: torch.dtype, device: torch
         f"{parameters / 1e6:.1f} million parameters, {str(dtype).removeprefix('torch.')} products on {device}, "
         f"{torch.get_num_threads()} threads" + (f" in each of {ranks.size} processes" if ranks.size > 1 else "")
     )
-
-
-@contextlib.contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    """The run folder, there, writable, and nobody else's meanwhile."""
-    lock = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = lock.open("wb")
-    except OSError as error:
-        raise TrainingError(f"{folder}: the run folder cannot be written: {error.strerror}") from error
-    with stream:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise TrainingError(f"{folder}: another training is running in this folder") from error
-        yield

@@ -1,0 +1,35 @@
+"""Whoever writes in a run folder is alone in it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from nmt.errors import TrainingError
+
+__all__ = ["alone_in"]
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """The run folder, there, writable, and nobody else's meanwhile.
+
+    Raises TrainingError where it cannot be written, or where a training runs in it.
+    """
+    lock = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("wb")
+    except OSError as error:
+        raise TrainingError(f"{folder}: the run folder cannot be written: {error.strerror}") from error
+    with stream:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise TrainingError(f"{folder}: another training is running in this folder") from error
+        yield
