@@ -41,7 +41,7 @@ from torch import Tensor
 
 from nmt.config import DecodingConfig
 from nmt.decoding.hypothesis import Hypothesis
-from nmt.decoding.lengths import length_penalty, longest_target
+from nmt.decoding.lengths import length_penalty, longest_for
 from nmt.decoding.request import Source
 from nmt.decoding.rules import Rules
 from nmt.decoding.search import Searchable, check_numbers, wide
@@ -65,8 +65,8 @@ def sample(
     config: DecodingConfig,
     bos_id: int,
     eos_id: int,
-    sources: Sequence[Source] = (),
     forbidden: Sequence[int] = (),
+    sources: Sequence[Source] = (),
     nbest: int = 1,
     attention: bool = False,
     max_length: int | None = None,
@@ -75,15 +75,19 @@ def sample(
 
     Takes and returns what :func:`~nmt.decoding.beam.beam_search` does. Log-probabilities are the model's own, at
     temperature 1 and over the whole vocabulary, whatever was drawn from. A sample that does not end by itself is ended
-    at the longest translation allowed, the probability of EOS counted.
+    at the longest translation allowed, the probability of EOS counted. Prefixes and phrases to avoid are kept; whether
+    a phrase to use is in a sample is left to chance.
 
-    Raises NmtError where the model gives no numbers.
+    Raises NmtError where the model gives no numbers or a prefix is longer than it can write.
     """
     if len(source) == 0:
         return []
     sentences = [row[real].tolist() for row, real in zip(source.cpu(), mask.cpu(), strict=True)]
-    limits = [longest_target(len(tokens), config, max_length) for tokens in sentences]
-    rules = Rules.of(sources, config, bos_id=bos_id, eos_id=eos_id, forbidden=forbidden, device=source.device)
+    wishes = sources or [Source(())] * len(sentences)
+    limits = [
+        longest_for(wish, len(tokens), config, max_length) for wish, tokens in zip(wishes, sentences, strict=True)
+    ]
+    rules = Rules.of(wishes, config, bos_id=bos_id, eos_id=eos_id, forbidden=forbidden, device=source.device)
     sampler = _Sampler(model, rules, config, bos_id, eos_id, attention)
     memory = model.remember(source, mask)
     numbered = [(row, number) for row in range(len(sentences)) for number in range(nbest)]

@@ -285,6 +285,13 @@ def test_the_rules_are_kept(table_model: Any) -> None:
     assert other[0].tokens == draw(model, 8, 8, config=coldest)[1][0].tokens
 
 
+def test_there_is_room_for_a_prefix_or_it_is_refused(table_model: Any) -> None:
+    ((one,),) = draw(table_model(), 2, sources=[Source((10,), prefix=(4, 5, 4, 4))])
+    assert one.tokens == (4, 5, 4, 4)
+    with pytest.raises(NmtError, match="cannot begin with a prefix of 4 tokens: the model writes 3 at most"):
+        draw(table_model(), 2, sources=[Source((10,), prefix=(4, 5, 4, 4))], max_length=4)
+
+
 def pairs(tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [tokens[start : start + 2] for start in range(len(tokens) - 1)]
 
