@@ -20,10 +20,11 @@ samples wherever it stands.
 
 A token is drawn by the Gumbel-max trick (Gumbel 1954; Maddison et al. 2014): of log p + G, with a G = -log(-log u)
 for each choice, the largest is at a random place of probability p. Walking along the cumulative distribution would need
-one random number in place of many, but not give the same draw twice: where a tail of thousands of tokens shares a few
-percent of probability, the sums before them differ by more than a token's share between batches of another shape. Here
-a rounding error of 1e-6 changes about one draw in a million. To spare a random number a token, first one of about
-sqrt(V) groups of tokens is drawn by its probability, then a token within it.
+one random number in place of many, but it does not give the same draw twice: where thousands of unlikely tokens share a
+few percent, rounding moves the sums before them by a good part of a token's share, and of 1,000 draws from a vocabulary
+of 16,000 one to three came out otherwise in a batch of another shape. A maximum is another one only where the two
+largest are as near as rounding errors are large. To spare a random number a token, first one of about sqrt(V) groups of
+tokens is drawn by its probability, then a token within it.
 """
 
 from __future__ import annotations
@@ -195,16 +196,15 @@ class _Sampler:
         """A token for each sample, and its logarithm in the model's own distribution."""
         written = lot.tokens.shape[1]
         log_probabilities = logits.log_softmax(dim=-1)
-        check_numbers(log_probabilities, written + 1)
         closing = log_probabilities[:, self.eos_id].clone()
+        check_numbers(closing, written + 1)
         self.rules.forbid_(log_probabilities, lot.tokens, lot.sentences)
-        largest = log_probabilities.amax(dim=1, keepdim=True)
-        is_stuck = largest == -torch.inf  # nothing may be written: the translation ends
-        scaled = (log_probabilities - largest.masked_fill(is_stuck, 0.0)) / self.config.temperature
-        truncate_(scaled, self.config)
-        tokens = _pick(scaled, lot.streams)
+        left = _heated(log_probabilities, self.config.temperature)
+        truncate_(left, self.config)
+        tokens = _pick(left, lot.streams)
         chosen = log_probabilities.gather(1, tokens.unsqueeze(1)).squeeze(1)
-        ends = is_stuck.squeeze(1) | (lot.limits == written + 1)
+        # Where nothing may be written the translation ends, as it does at its longest.
+        ends = (chosen == -torch.inf) | (lot.limits == written + 1)
         return tokens.masked_fill(ends, self.eos_id), torch.where(ends, closing, chosen)
 
     def _ended(self, lot: _Lot, looked: Sequence[Tensor]) -> dict[int, _Ended]:
@@ -219,6 +219,14 @@ class _Sampler:
                 looks = torch.stack(rows).float().cpu().numpy()
             ended[place] = _Ended(tuple(tokens[:-1]), tuple(logarithms), looks)
         return ended
+
+
+def _heated(log_probabilities: Float[Tensor, "R V"], temperature: float) -> Float[Tensor, "R V"]:
+    """Logits at another temperature; at 1 the tensor itself. The largest is 0, lest it leave the range of numbers."""
+    if temperature == 1.0:
+        return log_probabilities
+    largest = log_probabilities.amax(dim=1, keepdim=True)
+    return (log_probabilities - largest.nan_to_num(neginf=0.0)).div_(temperature)
 
 
 def truncate_(logits: Float[Tensor, "R V"], config: DecodingConfig) -> None:
@@ -238,17 +246,18 @@ def truncate_(logits: Float[Tensor, "R V"], config: DecodingConfig) -> None:
 
 def _smallest_of_nucleus(logits: Float[Tensor, "R V"], share: float) -> Float[Tensor, "R 1"]:
     """The logit of the last of the fewest likeliest tokens whose probabilities reach ``share`` together."""
+    smallest = torch.empty_like(logits[:, :1])
+    rows, count = torch.arange(len(logits), device=logits.device), NUCLEUS
     norm = logits.logsumexp(dim=1, keepdim=True)
-    count = NUCLEUS
-    while True:
-        largest = top_k(logits, count)[0]
-        reached = (largest - norm).double().exp().cumsum(dim=1)
-        if count >= logits.shape[1] or bool((reached[:, -1] >= share).all()):
-            break
+    while len(rows):
+        largest = top_k(logits[rows], count)[0]
+        reached = (largest - norm[rows]).double().exp().cumsum(dim=1)
+        before = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], dim=1)
+        last = (before < share).sum(dim=1, keepdim=True) - 1
+        smallest[rows] = largest.gather(1, last)
+        rows = rows[reached[:, -1] < share] if count < logits.shape[1] else rows[:0]
         count *= 4
-    before = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], dim=1)
-    last = (before < share).sum(dim=1, keepdim=True) - 1
-    return largest.gather(1, last)
+    return smallest
 
 
 def _pick(logits: Float[Tensor, "R V"], streams: Sequence[np.random.Philox]) -> Int[Tensor, " R"]:
