@@ -101,6 +101,17 @@ def test_a_beam_wide_enough_finds_what_enumeration_finds(table_model: Any, numbe
             np.testing.assert_allclose(one.attention, sum(looks).numpy() / number, rtol=1e-5)
 
 
+def test_what_it_says_of_a_token_is_the_mean(table_model: Any) -> None:
+    """Probabilities as they stand: search would norm them all the same."""
+    models = [table_model(seed=seed) for seed in range(3)]
+    ensemble = Ensemble(models)
+    memory = ensemble.remember(*sources(3, 2))
+    step = ensemble.step(torch.full((2,), BOS), ensemble.start(memory), memory)
+    for group, row in enumerate(ensemble.logits(step.features).exp().tolist()):
+        shares = [torch.tensor(model._rows(model.table, group + 10, ())[-1]).softmax(dim=0) for model in models]
+        assert row == pytest.approx(torch.stack(shares).mean(dim=0).tolist(), rel=1e-5)
+
+
 def test_no_member_can_rule_a_token_out(table_model: Any) -> None:
     """A mean of logarithms would: it is a mean of probabilities."""
     models = [table_model(seed=seed) for seed in range(2)]
