@@ -40,6 +40,7 @@ VERBS = {
     "prepare": "Tokenise a recipe's corpora ahead of training.",
     "train": "Train a model by a recipe.",
     "translate": "Translate lines of text.",
+    "score": "Say how likely a model finds given translations.",
     "evaluate": "Score translations: BLEU, chrF, TER.",
     "align": "Link words by attention, draw it, measure AER.",
     "average": "Make one model of several checkpoints of a run.",
