@@ -155,7 +155,9 @@ class _Texts:
         if source is not None and target is not None:
             (left, lines), (right, others) = self._counted(source), self._counted(target)
             if left != right:
-                raise DataError(f"{source} has {left} lines, {target} has {right}: they must pair up line by line")
+                raise DataError(
+                    f"{_called(source)} has {left} lines, {_called(target)} has {right}: they must pair up line by line"
+                )
             self._files = lines, others
         elif source is not None:
             self.sources = list(input_lines(source, on_bad_bytes=on_bad_bytes))
@@ -171,18 +173,14 @@ class _Texts:
         from nmt.decoding.nbest import NbestReader
 
         told = False
-        for window in self._read(size, NbestReader(self._name, len(self.sources))):
+        for window in self._read(size, NbestReader(_called(self.other), len(self.sources))):
             if not told and (twice := next((one for one in window if one.has_feature(feature)), None)):
                 console.warn(
-                    f"{self._name}:{twice.number}: has a feature {feature}= already: ours stands last; "
+                    f"{_called(self.other)}:{twice.number}: has a feature {feature}= already: ours stands last; "
                     "--feature gives it another name (said once)"
                 )
                 told = True
             yield window
-
-    @property
-    def _name(self) -> str:
-        return "stdin" if self.other == STANDARD else str(self.other)
 
     def _counted(self, path: Path) -> tuple[int, Iterable[str]]:
         """The lines of a file and their number; what can be read once only is read whole."""
@@ -205,8 +203,15 @@ class _Texts:
         """A line of source, tab, target."""
         columns = line.split("\t")
         if len(columns) != 2:
-            raise DataError(f"{self._name}:{number}: {len(columns) - 1} tabs: a line is source, one tab, target")
+            raise DataError(
+                f"{_called(self.other)}:{number}: {len(columns) - 1} tabs: a line is source, one tab, target"
+            )
         return columns[0], columns[1]
+
+
+def _called(path: Path) -> str:
+    """What messages call a file."""
+    return "stdin" if path == STANDARD else str(path)
 
 
 def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:

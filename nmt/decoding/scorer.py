@@ -7,7 +7,7 @@ gives one score, whatever is in it:
 - a blank target is the empty translation: its score is log p(EOS | source);
 - a blank source is the empty sentence, which the model reads as EOS alone;
 - where both are blank the score is 0: a blank line has one translation, which is blank and certain, as in
-  :mod:`nmt.decoding.translator`, and the model never sees it;
+  :mod:`nmt.decoding.translator`, and the model never sees it (blank is also what the tokenizer keeps nothing of);
 - a side that is longer than the model reads at once is an error, or as ``on_long`` has it cut: the beginnings are then
   scored as if they were all;
 - where memory does not suffice for a batch, its halves are tried.
