@@ -76,12 +76,14 @@ def _begun(path: Path) -> Path:
 
 
 @contextmanager
-def whole_output(path: Path, *, inputs: Sequence[Path] = (), kept: int | None = None) -> Iterator[LineWriter]:
+def whole_output(
+    path: Path, *, inputs: Sequence[Path] = (), kept: int | None = None, resumable: bool = True
+) -> Iterator[LineWriter]:
     """A writer to a file that gets its name at the end, or to stdout.
 
     With ``kept`` so many lines of the interrupted output stay. Where the work does not come to its end, the error says
-    where the lines are that were written before. Raises ConfigError where the file is one of ``inputs``, NmtError where
-    it cannot be written.
+    where the lines are that were written before, and if the verb is ``resumable`` how to go on. Raises ConfigError
+    where the file is one of ``inputs``, NmtError where it cannot be written.
     """
     if path.is_file() and any(one.exists() and one.samefile(path) for one in inputs if one != STANDARD):
         raise ConfigError(f"{path}: is read and written at once: name another file for the output")
@@ -92,7 +94,8 @@ def whole_output(path: Path, *, inputs: Sequence[Path] = (), kept: int | None = 
     except NmtError as error:
         writer.close()
         if part != path and part.stat().st_size:
-            error.args = (f"{error}; what was written before is in {part}, go on with --continue-from {path}",)
+            how = f", go on with --continue-from {path}" if resumable else ""
+            error.args = (f"{error}; what was written before is in {part}{how}",)
         elif part != path:
             part.unlink()
         raise

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nmt.data.tokenizer import Tokenizer, Tokenizers
     from nmt.decoding.hypothesis import Hypothesis
     from nmt.decoding.request import Request
+    from nmt.decoding.scorer import PairScore, Scorer
     from nmt.decoding.translator import Translation, Translator
     from nmt.errors import (
         BudgetError,
@@ -54,11 +55,13 @@ _HOMES = {
     "Interrupted": "nmt.errors",
     "LinkRule": "nmt.alignment.aligner",
     "NmtError": "nmt.errors",
+    "PairScore": "nmt.decoding.scorer",
     "Recipe": "nmt.config",
     "Reporter": "nmt.training.report",
     "Request": "nmt.decoding.request",
     "Run": "nmt.checkpoint",
     "Score": "nmt.evaluation.metrics",
+    "Scorer": "nmt.decoding.scorer",
     "Seq2Seq": "nmt.models.seq2seq",
     "Session": "nmt.training.session",
     "SilentReporter": "nmt.training.report",
@@ -86,11 +89,13 @@ __all__ = [
     "Interrupted",
     "LinkRule",
     "NmtError",
+    "PairScore",
     "Recipe",
     "Reporter",
     "Request",
     "Run",
     "Score",
+    "Scorer",
     "Seq2Seq",
     "Session",
     "SilentReporter",

@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from json import dumps
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from nmt.errors import ConfigError, DataError
 from nmt_cli import console
+from nmt_cli.continuing import whole_output
 from nmt_cli.options import Device, Threads, use_threads
+from nmt_cli.searching import with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows
-from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines, output_lines
+from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines
 
 if TYPE_CHECKING:
     from nmt.decoding.nbest import Entry
@@ -26,6 +28,7 @@ T = TypeVar("T")
 Pairs = Iterator[list[tuple[str, str]]]
 
 
+@with_search_flags("length_penalty", "alpha", "batch_size")
 def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder whose model scores.")],
     source: Annotated[
@@ -66,15 +69,10 @@ def score(
         typer.Option("--on-long", help="A pair longer than is read at once: an error, or only its beginning counts."),
     ] = "error",
     checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
-    length_penalty: Annotated[
-        Literal["none", "average", "gnmt"] | None,
-        typer.Option("--length-penalty", help="How the length of a translation weighs in the normalised score."),
-    ] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", min=0.0, help="The strength of the length penalty.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Pairs scored together.")] = None,
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
+    **search: Any,
 ) -> None:
     """Print the log-probability of each translation: natural logarithms added up, that of its end counted.
 
@@ -94,9 +92,7 @@ def score(
     use_threads(threads)
     opened = Run.open(run)
     chosen = opened.checkpoint(checkpoint)
-    search = {"length_penalty": length_penalty, "alpha": alpha, "batch_size": batch_size}
-    given = {name: value for name, value in search.items() if value is not None}
-    scorer = Scorer.load(run, on_long=on_long, which=chosen.name, device=device, **given)
+    scorer = Scorer.load(run, on_long=on_long, which=chosen.name, device=device, **search)
     if nbest is not None:
         name = feature or "logprob"
         results = rescore(texts.entries(scorer.window, name), scorer, texts.sources, feature=name, rerank=rerank)
@@ -294,7 +290,7 @@ def _write(results: Iterable[list[str]], inputs: Sequence[Path], output: Path) -
     done = 0
     with (
         WholeLines() as lines,
-        output_lines(output, inputs=inputs) as writer,
+        whole_output(output, inputs=inputs, resumable=False) as writer,
         console.Progress("scoring", unit="lines") as progress,
     ):
         for texts in results:

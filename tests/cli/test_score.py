@@ -387,6 +387,12 @@ def test_a_line_that_is_none_of_a_list(untrained_run: Path, tmp_path: Path, capf
     )
     assert main([*command, "--rerank"]) == 3
     assert capfdbinary.readouterr().out == b""
+    # A file gets its name when it is whole.
+    out = tmp_path / "out"
+    assert main([*command, "-o", str(out)]) == 3
+    said = capfdbinary.readouterr().err.decode()
+    assert said.endswith(f"counted from 0; what was written before is in {out}.part\n")
+    assert not out.exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- the pipe
