@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -11,8 +12,11 @@ from nmt.data.batching import pad
 from nmt.data.tokenizer import Tokenizers
 from nmt.decoding.beam import beam_search
 from nmt.decoding.engine import check_nbest
+from nmt.decoding.ensemble import Ensemble
 from nmt.decoding.hypothesis import Hypothesis
+from nmt.decoding.mbr import minimum_bayes_risk
 from nmt.decoding.request import Source
+from nmt.decoding.sampling import sample
 from nmt.decoding.scoring import evaluating
 from nmt.errors import ConfigError, is_out_of_memory
 from nmt.layers.positions import longest
@@ -22,13 +26,13 @@ __all__ = ["TorchEngine", "pick_device"]
 
 
 class TorchEngine:
-    """A model in memory and the ids that search needs to know.
+    """A model in memory, or an ensemble of them, and the ids that search needs to know.
 
     Parameters and buffers are only read: what is translated under training leaves the model, its mode and its gradients
     as they were.
     """
 
-    def __init__(self, model: Seq2Seq, tokenizers: Tokenizers, device: torch.device | str = "cpu") -> None:
+    def __init__(self, model: Seq2Seq | Ensemble, tokenizers: Tokenizers, device: torch.device | str = "cpu") -> None:
         self.model = model
         self.tokenizers = tokenizers
         self.device = torch.device(device)
@@ -42,24 +46,27 @@ class TorchEngine:
     def search(
         self, sources: Sequence[Source], config: DecodingConfig, *, nbest: int, attention: bool
     ) -> list[list[Hypothesis]]:
-        """Pad the sources to one batch and search."""
+        """Pad the sources to one batch and search, or sample, as ``config`` says."""
         tokenizer = self.tokenizers.target
         rows = [[*source.tokens, self.tokenizers.source.eos_id] for source in sources]
-        tokens, mask = pad(rows, self.tokenizers.source.pad_id)
+        tokens, mask = (tensor.to(self.device) for tensor in pad(rows, self.tokenizers.source.pad_id))
+        how: dict[str, Any] = {
+            "config": config,
+            "bos_id": tokenizer.bos_id,
+            "eos_id": tokenizer.eos_id,
+            "forbidden": (tokenizer.pad_id, tokenizer.unk_id),
+            "sources": sources,
+            "nbest": nbest,
+            "attention": attention,
+            "max_length": self.longest_target,
+        }
         try:
             with evaluating(self.model):
-                return beam_search(
-                    self.model,
-                    tokens.to(self.device),
-                    mask.to(self.device),
-                    config=config,
-                    bos_id=tokenizer.bos_id,
-                    eos_id=tokenizer.eos_id,
-                    forbidden=(tokenizer.pad_id, tokenizer.unk_id),
-                    nbest=nbest,
-                    attention=attention,
-                    max_length=self.longest_target,
-                )
+                if config.mbr != "none":
+                    return minimum_bayes_risk(self.model, tokens, mask, decode=tokenizer.decode, **how)
+                if config.sampling:
+                    return sample(self.model, tokens, mask, **how)
+                return beam_search(self.model, tokens, mask, **how)
         except RuntimeError as error:
             if is_out_of_memory(error) and self.device.type == "cuda":
                 torch.cuda.empty_cache()

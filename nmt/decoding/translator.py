@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from nmt.config import DecodingConfig
 from nmt.data.tokenizer import Tokenizers
+from nmt.decoding.constraints import met
 from nmt.decoding.engine import Engine
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lengths import length_penalty
@@ -153,21 +154,32 @@ class Translator:
     ) -> Translator:
         """The translator in a run folder; ``decoding`` overrides the recipe: ``Translator.load("run", beam=1)``.
 
-        ``which`` is ``best``, ``average`` or ``step-N``; ``device`` is ``auto`` or what torch calls it. Raises
-        CheckpointError for a run that cannot be read, ConfigError for an override or device that cannot be.
+        Of several folders the models translate together (:mod:`nmt.decoding.ensemble`); they have the same tokenizers,
+        and the first one's recipe says how to search. ``which`` is ``best``, ``average`` or ``step-N``; ``device`` is
+        ``auto`` or what torch calls it. Raises CheckpointError for a run that cannot be read, ConfigError for an
+        override or device that cannot be, or for runs with other tokenizers.
         """
         from nmt.checkpoint import Run
-        from nmt.decoding.torch_engine import pick_device
+        from nmt.decoding.ensemble import Ensemble, check_tokenizers
+        from nmt.decoding.torch_engine import TorchEngine, pick_device
 
-        run = Run.open(Path(folder))
+        runs = [Run.open(Path(one)) for one in (folder, *others)]
+        check_tokenizers([(str(run.folder), run.tokenizers) for run in runs])
         place = pick_device(device)
-        settings = overridden(run.recipe.decoding, decoding)
-        return Translator.of(run.load_model(which, device=str(place)), run.tokenizers, settings, place)
+        settings = overridden(runs[0].recipe.decoding, decoding)
+        models = [run.load_model(which, device=str(place)) for run in runs]
+        model = Ensemble(models) if others else models[0]
+        return Translator(TorchEngine(model, runs[0].tokenizers, place), runs[0].tokenizers, settings)
 
     @property
     def model(self) -> Seq2Seq:
         """The one model in memory. Raises ConfigError where there is none: for exports and ensembles."""
-        return self._torch.model
+        from nmt.models.seq2seq import Seq2Seq
+
+        model = self._torch.model
+        if not isinstance(model, Seq2Seq):
+            raise ConfigError("this needs the run folder of one model: exports and ensembles only translate")
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -372,8 +384,8 @@ class Translator:
 
     def _unmet(self, request: Request, hypothesis: Hypothesis) -> tuple[str, ...]:
         """The phrases that a translation should have used and does not."""
-        encode = self.tokenizers.target.encode
-        return tuple(phrase for phrase in request.use if not _contains(hypothesis.tokens, encode(phrase)))
+        found = met(hypothesis.tokens, [self.tokenizers.target.encode(phrase) for phrase in request.use])
+        return tuple(phrase for phrase, is_met in zip(request.use, found, strict=True) if not is_met)
 
     def _target_words(self, parts: Sequence[_Part], row: Sequence[Hypothesis]) -> tuple[int, ...]:
         """For each token the word of the whole text it belongs to."""
@@ -413,12 +425,6 @@ def _word(before: str) -> int:
     return len(f"{before}x".split()) - 1
 
 
-def _contains(tokens: Sequence[int], phrase: Sequence[int]) -> bool:
-    """Whether ``phrase`` stands in ``tokens`` as it is."""
-    wanted = list(phrase)
-    return any(list(tokens[start : start + len(wanted)]) == wanted for start in range(len(tokens) - len(wanted) + 1))
-
-
 def _diagonal(attentions: Sequence[Float[np.ndarray, "_ _"]]) -> Float[np.ndarray, "T S"]:
     """Attention of the parts of a line as that of the line: one EOS stands for all, as source and as target."""
     rows = sum(attention.shape[0] - 1 for attention in attentions) + 1
@@ -435,10 +441,30 @@ def _diagonal(attentions: Sequence[Float[np.ndarray, "_ _"]]) -> Float[np.ndarra
     return whole
 
 
+_WHEN_DRAWN = ("temperature", "top_k", "top_p", "epsilon", "seed")
+_WHEN_SEARCHED = ("beam", "stopping", "coverage_penalty", "groups", "diversity")
+
+
 def overridden(decoding: DecodingConfig, changes: dict[str, Any]) -> DecodingConfig:
-    """``decoding`` with some fields changed, checked as a recipe's are."""
+    """``decoding`` with some fields changed, checked as a recipe's are.
+
+    Raises ConfigError for a change that cannot be, or that has no say in what is found.
+    """
     try:
-        return DecodingConfig.model_validate({**decoding.model_dump(), **changes})
+        changed = DecodingConfig.model_validate({**decoding.model_dump(), **changes})
     except ValidationError as error:
-        faults = (f"decoding.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        faults = (
+            f"{'.'.join(['decoding', *map(str, one['loc'])])}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()
+        )
         raise ConfigError("; ".join(faults)) from error
+    draws = changed.sampling or changed.mbr != "none"
+    for name in changes:
+        if name in (_WHEN_SEARCHED if draws else _WHEN_DRAWN):
+            instead = "with sampling or mbr" if draws else "without sampling or mbr"
+            raise ConfigError(f"decoding.{name} has no say {instead}: leave it out, or change these")
+        if name == "mbr_samples" and changed.mbr == "none":
+            raise ConfigError("decoding.mbr_samples has no say without mbr: set mbr to chrf or bleu")
+        if name == "diversity" and changed.groups == 1:
+            raise ConfigError("decoding.diversity has no say in a beam of one group: set groups, such as 2")
+    return changed

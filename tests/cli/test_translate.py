@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,7 +204,7 @@ def test_long_lines_are_said_and_counted(
         (
             ["--max-extra", "99999999999999999999"],
             2,
-            "decoding.max_extra: Value error, a number larger than 2147483647",
+            "decoding.max_extra: a number larger than 2147483647",
         ),
         (["-o", "missing/out.txt"], 1, "missing/out.txt: cannot be written: No such file or directory"),
     ],
@@ -362,3 +364,145 @@ def test_a_signal_between_lines_is_obeyed_at_once() -> None:
     with pytest.raises(Interrupted, match="interrupted"), WholeLines():
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the signal was not obeyed")
+
+
+# ------------------------------------------------------------------------------------------------- what search is told
+
+
+def translated(run: Path, tmp_path: Path, capfdbinary: Capture, *arguments: str, lines: list[str] = LINES) -> list[str]:
+    source = write(tmp_path / "in", text_of(lines))
+    assert main(["translate", str(run), "-i", source, *arguments]) == 0
+    return capfdbinary.readouterr().out.decode().split("\n")[:-1]
+
+
+def test_the_forms_agree_with_each_other(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    told = [*("--nbest", "2"), "--scores", "--confidence", "--align", "hard"]
+    moses = [line.split(" ||| ") for line in translated(run, tmp_path, capfdbinary, *told)]
+    tsv = [line.split("\t") for line in translated(run, tmp_path, capfdbinary, *told, "--format", "tsv")]
+    objects = [json.dumps({"source": line, "n": n}) if line.strip() else "" for n, line in enumerate(LINES)]
+    answers = translated(run, tmp_path, capfdbinary, *told, "--format", "jsonl", lines=objects)
+    assert [bool(answer) for answer in answers] == [bool(line.strip()) for line in LINES]
+    assert [row[0] for row in tsv] == [row[0] for row in moses]
+    for by_bars, by_tabs in zip(moses, tsv, strict=True):
+        number, text, links, confidence, logprob, score = by_bars
+        assert by_tabs[2:] == [
+            text,
+            logprob.removeprefix("logprob= "),
+            score,
+            confidence.removeprefix("confidence=").strip(),
+            links,
+        ]
+        if answers[int(number)]:
+            answer = json.loads(answers[int(number)])
+            assert answer["n"] == int(number)
+            one = answer["nbest"][int(by_tabs[1]) - 1]
+            assert (one["translation"], f"{one['logprob']:.4f}") == (text, by_tabs[3])
+            assert " ".join(f"{source}-{target}" for source, target in one["alignment"]) == links
+            assert [f"{value:.4f}" for value in one["confidence"]] == confidence.split()[1:]
+            assert len(one["confidence"]) == len(text.split())
+
+
+def test_confidence_is_the_probability_of_a_word(run: Path, expected: list[Translation]) -> None:
+    """Of all words and EOS together it is that of the translation."""
+    for one in expected:
+        for hypothesis in one.hypotheses:
+            assert len(hypothesis.token_log_probabilities) == len(hypothesis.tokens) + 1
+            assert sum(hypothesis.token_log_probabilities) == pytest.approx(hypothesis.log_probability, abs=1e-4)
+
+
+def test_constraints_are_met_or_told(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    lines = ["the black cat sleeps .\tthe wolf\tcat\tbirds", "a dog", "birds\tcat ||| dog"]
+    found = translated(run, tmp_path, capfdbinary, "--constraints", "--max-extra", "9", "--beam", "8", lines=lines)
+    assert found[0].startswith("birds")
+    assert "the wolf" in found[0]
+    assert "cat" not in found[0]
+    assert found[1] == translated(run, tmp_path, capfdbinary, "--max-extra", "9", "--beam", "8", lines=["a dog"])[0]
+    assert "cat" in found[2]
+    assert "dog" in found[2]
+    # A sample uses a phrase by chance only.
+    source = write(tmp_path / "in", text_of(['{"source": "a dog", "use": ["the tired wolf"]}']))
+    command = ["translate", str(run), "-i", source, "--format", "jsonl", "--constraints", "--sampling"]
+    assert main(command) == 0
+    told = capfdbinary.readouterr()
+    assert json.loads(told.out)["unmet"] == ["the tired wolf"]
+    assert (
+        told.err == b"nmt: warning: phrases that a translation should use and does not: 1; --format jsonl names them\n"
+    )
+
+
+def test_samples_groups_and_risk_through_the_shell(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    samples = translated(run, tmp_path, capfdbinary, "--sampling", "--nbest", "4", "--seed", "3")
+    assert samples == translated(run, tmp_path, capfdbinary, "--sampling", "--nbest", "4", "--seed", "3")
+    assert samples != translated(run, tmp_path, capfdbinary, "--sampling", "--nbest", "4", "--seed", "4")
+    sharp = translated(run, tmp_path, capfdbinary, "--sampling", "--top-k", "1")
+    assert sharp == translated(run, tmp_path, capfdbinary, "--beam", "1")
+    groups = translated(run, tmp_path, capfdbinary, "--beam", "4", "--groups", "4", "--nbest", "4", "--diversity", "9")
+    assert len(groups) == 4 * 4 + 2
+    risk = translated(run, tmp_path, capfdbinary, "--mbr", "chrf", "--mbr-samples", "5", "--scores")
+    assert all(0 <= float(line.split(" ||| ")[2]) <= 100 for line in risk)
+
+
+def test_an_ensemble_of_one_run_twice_is_the_run(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    alone = translated(run, tmp_path, capfdbinary)
+    assert translated(run, tmp_path, capfdbinary, str(run)) == alone
+
+
+def test_lines_that_are_too_long_are_cut_or_refused(
+    run: Path, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nmt.decoding.translator.LONGEST", 30)
+    source = write(tmp_path / "in", text_of(["a dog", "the cat sleeps . " * 9]))
+    assert main(["translate", str(run), "-i", source, "--on-long", "cut"]) == 0
+    captured = capfdbinary.readouterr()
+    assert captured.out.count(b"\n") == 2
+    assert b"the rest of it is not translated" in captured.err
+    assert b"cut off, being too long: 1 of 2 lines" in captured.err
+    assert main(["translate", str(run), "-i", source, "--on-long", "error"]) == 3
+    assert re.search(rb"line 2: \d+ pieces, more than the 29 read at once; shorten it", capfdbinary.readouterr().err)
+
+
+def test_a_line_at_a_time_out_of_a_file(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    assert translated(run, tmp_path, capfdbinary, "--line-buffered") == translated(run, tmp_path, capfdbinary)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "text", "--nbest", "2"], "--format text has one translation a line: write --nbest as moses"),
+        (["--align", "often"], "--align often: say hard, soft, or the least attention of a link, such as 0.3"),
+        (["--align", "nan"], "--align nan: say hard, soft"),
+        (["--top-p", "0.5"], "decoding.top_p has no say without sampling or mbr"),
+        (["--sampling", "--beam", "2"], "decoding.beam has no say with sampling or mbr"),
+        (["--mbr-samples", "9"], "decoding.mbr_samples has no say without mbr"),
+        (["--diversity", "1"], "decoding.diversity has no say in a beam of one group"),
+        (["--groups", "2"], "decoding: groups 2 must divide the beam of 3"),
+        (["--mbr", "chrf", "--nbest", "99"], "nbest 99 of 32 samples: set --mbr-samples 99 or more"),
+    ],
+)
+def test_what_search_cannot_be_told(
+    run: Path, tmp_path: Path, capfdbinary: Capture, arguments: list[str], words: str
+) -> None:
+    source = write(tmp_path / "in", text_of(LINES))
+    assert main(["translate", str(run), "-i", source, *arguments]) == 2
+    captured = capfdbinary.readouterr()
+    assert words in captured.err.decode()
+    assert (captured.out, captured.err.count(b"\n")) == (b"", 1)
+
+
+def test_a_line_that_is_no_json_ends_behind_the_lines_before_it(
+    run: Path, tmp_path: Path, capfdbinary: Capture
+) -> None:
+    source = write(tmp_path / "in", b'{"source": "a dog"}\n\n{"source": 1}\n{"source": "birds"}\n')
+    assert main(["translate", str(run), "-i", source, "--format", "jsonl"]) == 3
+    captured = capfdbinary.readouterr()
+    assert captured.out.count(b"\n") == 2
+    assert f'{source}:3: not a JSON object with the text to translate as "source"'.encode() in captured.err
+
+
+def test_runs_with_other_tokenizers_are_no_ensemble(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    other = shutil.copytree(run, tmp_path / "other")
+    recipe = Recipe.model_validate({"tokenizer": {"vocabulary": 290}})
+    changed = train_tokenizer(LINES * 3, recipe.tokenizer, seed=1)
+    Run(Path(other), Run.open(Path(other)).recipe, Tokenizers(changed, changed)).write()
+    assert main(["translate", str(run), str(other), "-i", os.devnull]) == 2
+    assert f"{other}: its source tokenizer" in capfdbinary.readouterr().err.decode()
