@@ -83,7 +83,10 @@ def align(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     output: OutputFile = STANDARD,
-    checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
+    checkpoint: Annotated[
+        str,
+        typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000."),
+    ] = "best",
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",

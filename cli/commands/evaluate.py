@@ -64,7 +64,10 @@ def evaluate(
             help="Keep the translations here, the scores beside them as .json; in the run folder, by default.",
         ),
     ] = None,
-    checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
+    checkpoint: Annotated[
+        str,
+        typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000."),
+    ] = "best",
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",

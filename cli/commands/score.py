@@ -68,7 +68,10 @@ def score(
         Literal["error", "cut"],
         typer.Option("--on-long", help="A pair longer than is read at once: an error, or only its beginning counts."),
     ] = "error",
-    checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
+    checkpoint: Annotated[
+        str,
+        typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000."),
+    ] = "best",
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",

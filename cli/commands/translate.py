@@ -58,7 +58,10 @@ def translate(
     line_buffered: Annotated[
         bool, typer.Option("--line-buffered", help="Answer each line before the next is read, out of a file too.")
     ] = False,
-    checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
+    checkpoint: Annotated[
+        str,
+        typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000."),
+    ] = "best",
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",

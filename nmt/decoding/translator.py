@@ -411,13 +411,23 @@ class Translator:
         return Hypothesis(
             tokens=tokens,
             log_probability=total,
-            score=total / length_penalty(len(tokens) + len(row), self.decoding),
+            score=self._score(row, total, len(tokens) + len(row)),
             attention=_diagonal(attentions) if attentions else None,
             text="".join(texts).strip(),
             token_log_probabilities=(*(value for one in each for value in one[:-1]), sum(one[-1] for one in each))
             if all(each)
             else (),
         )
+
+    def _score(self, row: Sequence[Hypothesis], total: float, length: int) -> float:
+        """The score of a line in parts: coverage penalties add up, and of expected utilities it is the mean."""
+        if self.decoding.mbr != "none":
+            return sum(one.score for one in row) / len(row)
+        penalties = (
+            one.score - one.log_probability / length_penalty(len(one.tokens) + 1, self.decoding) for one in row
+        )
+        covered = sum(penalties) if self.decoding.coverage_penalty else 0.0
+        return total / length_penalty(length, self.decoding) + covered
 
 
 def _word(before: str) -> int:
