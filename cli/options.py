@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from nmt.config import Recipe
 
-__all__ = ["DataFolder", "Device", "Settings", "StoreFolder", "Threads", "read_recipe", "use_threads"]
+__all__ = ["Checkpoint", "DataFolder", "Device", "Settings", "StoreFolder", "Threads", "read_recipe", "use_threads"]
 
 Settings = Annotated[
     list[str] | None,
@@ -23,6 +23,9 @@ DataFolder = Annotated[
 ]
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", metavar="DIR", help="Where token ids are kept from run to run.")
+]
+Checkpoint = Annotated[
+    str, typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")]
