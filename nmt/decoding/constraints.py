@@ -8,9 +8,11 @@ used, and those of the longest phrase that it is in the middle of.
 At each step the candidates of a sentence are what beam search has anyway and, from every hypothesis, the next token of
 each phrase that it is in the middle of, or else the first token of each phrase it has not used yet. They are ranked
 among those that have gained as much, in a *bank* for each number of tokens gained, and the places of the beam are
-shared out among the banks. The fullest bank has a place at least, and a candidate of its hypotheses gains a token at
-least: after as many steps as the phrases have tokens there is a hypothesis that has used them all, be the beam as
-narrow as one, unless a phrase is made of what may not be written.
+shared out evenly among the banks. (The paper has places for banks that are empty too and gives these to the fullest
+bank: a beam narrower than the number of tokens then begins each translation with the phrases.) The fullest bank has a
+place at least, and a candidate of its hypotheses gains a token at least: after as many steps as the phrases have tokens
+there is a hypothesis that has used them all, be the beam as narrow as one, unless a phrase is made of what may not be
+written.
 
 A hypothesis ends by itself when it has used all phrases. Others end where the longest translation allowed is reached,
 or where nothing may be written any more.
@@ -137,18 +139,15 @@ class Phrases:
     def _share(
         self, banks: dict[int, list[tuple[Candidate, Progress]]], places: int
     ) -> list[tuple[Candidate, Progress]]:
-        """The best of each bank: as many of each, what is left over to the fullest banks."""
-        each, spare = divmod(places, self.total + 1)
-        taken = dict.fromkeys(banks, 0)
-        for gained in range(self.total, -1, -1):
-            room = each + spare
-            if gained in banks:
-                taken[gained] = min(room, len(banks[gained]))
-            spare = room - taken.get(gained, 0)
-        for gained in sorted(banks, reverse=True):
-            more = min(spare, len(banks[gained]) - taken[gained])
+        """The best of each bank: as many of each, the fullest banks first where places do not go round."""
+        fullest = sorted(banks, reverse=True)
+        each, spare = divmod(places, max(1, len(fullest)))
+        taken = {gained: min(each + (i < spare), len(banks[gained])) for i, gained in enumerate(fullest)}
+        left = places - sum(taken.values())
+        for gained in fullest:
+            more = min(left, len(banks[gained]) - taken[gained])
             taken[gained] += more
-            spare -= more
+            left -= more
         return [pair for gained, bank in banks.items() for pair in bank[: taken[gained]]]
 
 

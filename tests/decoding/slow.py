@@ -209,13 +209,14 @@ class SlowSearch:
         for tokens in grown:
             words = tokens[:-1] if tokens[-1] == EOS else tokens
             banks[gained(words, self.wish.use)].append(tokens)
-        slots = [self.width // len(banks)] * len(banks)
-        slots[-1] += self.width % len(banks)
-        for _ in range(2):  # what a bank does not need goes down to the next, and from the lowest to the highest again
-            for bank in range(self.total, -1, -1):
-                spare = max(0, slots[bank] - len(banks[bank]))
-                slots[bank] -= spare
-                slots[bank - 1] += spare
+        banks = [bank for bank in reversed(banks) if bank]
+        slots = [
+            len(range(i, self.width, len(banks))) for i in range(len(banks))
+        ]  # dealt like cards, the fullest first
+        for i, bank in enumerate(banks):
+            slots[i] = min(slots[i], len(bank))
+        while sum(slots) < min(self.width, len(grown)):
+            slots[min(i for i, bank in enumerate(banks) if slots[i] < len(bank))] += 1
         chosen = {tokens for bank, count in zip(banks, slots, strict=True) for tokens in bank[:count]}
         return [tokens for tokens in grown if tokens in chosen]
 
