@@ -25,7 +25,7 @@ from nmt.errors import ConfigError, Interrupted, TrainingError
 __all__ = ["ALONE", "Ranks", "joined"]
 
 #: How long a process waits for the others' gradients: all begin on them together.
-STEP_TIMEOUT = timedelta(seconds=60)
+STEP_TIMEOUT = timedelta(seconds=50)
 #: How long it waits otherwise: for the first to read corpora, validate and write files.
 PATIENCE = timedelta(days=1)
 
