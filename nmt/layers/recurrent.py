@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nmt.layers.products import PLAIN, Products
 
-__all__ = ["GruCell", "LstmCell", "initialize_recurrent", "initialize_torch_rnn"]
+__all__ = ["GruCell", "LstmCell", "gru_move", "initialize_recurrent", "initialize_torch_rnn", "lstm_move"]
 
 
 class GruCell(nn.Module):
@@ -36,11 +36,7 @@ class GruCell(nn.Module):
     def forward(
         self, projected: Float[Tensor, "B G"], hidden: Float[Tensor, "B H"], products: Products = PLAIN
     ) -> Float[Tensor, "B H"]:
-        recurrent = products.linear(self.hidden, hidden)
-        both = 2 * self.width
-        reset, update = torch.sigmoid(projected[..., :both] + recurrent[..., :both]).chunk(2, dim=-1)
-        candidate = torch.tanh(torch.addcmul(projected[..., both:], reset, recurrent[..., both:]))
-        return torch.lerp(candidate, hidden, update)
+        return gru_move(projected, products.linear(self.hidden, hidden), hidden)
 
 
 class LstmCell(nn.Module):
@@ -70,10 +66,26 @@ class LstmCell(nn.Module):
         cell: Float[Tensor, "B H"],
         products: Products = PLAIN,
     ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
-        gates = projected + products.linear(self.hidden, hidden)
-        i, f, g, o = gates.chunk(4, dim=-1)
-        cell = torch.addcmul(torch.sigmoid(f) * cell, torch.sigmoid(i), torch.tanh(g))
-        return torch.sigmoid(o) * torch.tanh(cell), cell
+        return lstm_move(projected + products.linear(self.hidden, hidden), cell)
+
+
+def gru_move(
+    projected: Float[Tensor, "B G"], recurrent: Float[Tensor, "B G"], hidden: Float[Tensor, "B H"]
+) -> Float[Tensor, "B H"]:
+    """The next state, from W x + b and U h + b of all three gates."""
+    both = 2 * hidden.shape[-1]
+    reset, update = torch.sigmoid(projected[..., :both] + recurrent[..., :both]).chunk(2, dim=-1)
+    candidate = torch.tanh(torch.addcmul(projected[..., both:], reset, recurrent[..., both:]))
+    return torch.lerp(candidate, hidden, update)
+
+
+def lstm_move(
+    gates: Float[Tensor, "B G"], cell: Float[Tensor, "B H"]
+) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
+    """The next state and cell, from W x + U h and the biases of all four gates."""
+    i, f, g, o = gates.chunk(4, dim=-1)
+    cell = torch.addcmul(torch.sigmoid(f) * cell, torch.sigmoid(i), torch.tanh(g))
+    return torch.sigmoid(o) * torch.tanh(cell), cell
 
 
 def initialize_recurrent(input_product: nn.Linear, hidden_product: nn.Linear, *, gates: int) -> None:

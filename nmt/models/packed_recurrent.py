@@ -1,0 +1,184 @@
+"""The recurrent decoders, token by token and nothing else: what their own modules compute, laid out for search.
+
+- The hypotheses of a sentence share its annotations: they are several queries of one attention.
+- Products of one input are one product, and so are two products that are added up.
+- What the first layer and the readout make of a token's embedding depends on the token alone: once as many were worked
+  out as there are tokens, a table of all of them is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nmt.layers.attention import AdditiveScore, Score, attend
+from nmt.layers.embedding import TokenEmbedding
+from nmt.layers.packing import Precision, Product, pack, pack_layers
+from nmt.layers.recurrent import gru_move, lstm_move
+from nmt.models.bahdanau import BahdanauDecoder, GruState
+from nmt.models.interface import Encoding, Step
+from nmt.models.luong import LstmState, LuongDecoder
+from nmt.models.packed_memory import Sharing
+from nmt.models.recurrent import RecurrentMemory
+
+__all__ = ["PackedBahdanauDecoder", "PackedLuongDecoder", "PackedRecurrentMemory"]
+
+TABLE = 2**25
+"""Numbers that a table of embeddings' products may have: 128 MiB in single precision."""
+
+
+@dataclass(frozen=True)
+class PackedRecurrentMemory:
+    """A :class:`~nmt.models.recurrent.RecurrentMemory` of sentences that hypotheses share."""
+
+    sharing: Sharing
+    sentences: RecurrentMemory
+
+    def select(self, rows: Int[Tensor, " R"]) -> PackedRecurrentMemory:
+        sharing, chosen = self.sharing.select(rows)
+        return PackedRecurrentMemory(sharing, self.sentences if chosen is None else self.sentences.select(chosen))
+
+
+class _OfTokens:
+    """Products of the embeddings of tokens."""
+
+    def __init__(self, embedding: TokenEmbedding, weight: Float[Tensor, "G E"], bias: Tensor | None) -> None:
+        self.embedding = embedding
+        self.weight = weight
+        self.bias = bias
+        self.product = pack(weight, bias, "float32")
+        self.table: Tensor | None = None
+        vocabulary = embedding.table.num_embeddings
+        self.left = vocabulary if vocabulary * len(weight) <= TABLE else None
+
+    def __call__(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R G"]:
+        if self.table is None and self.left is not None:
+            self.left -= len(tokens)
+            if self.left < 0:
+                self.table = self.product(self.embedding.table.weight * self.embedding.scale)
+        if self.table is not None:
+            return self.table.index_select(0, tokens)
+        return self.product(self.embedding(tokens))
+
+
+class _Attention:
+    """A score whose query is already projected where it is additive, and the context that comes of it."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.energy = score.energy.weight[0] if isinstance(score, AdditiveScore) else None
+
+    def __call__(
+        self, queries: Float[Tensor, "R Q"], memory: PackedRecurrentMemory
+    ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "R S"]]:
+        sentences = memory.sentences
+        several = queries.view(memory.sharing.count, memory.sharing.places, -1)
+        if self.energy is None:
+            scores = self.score(several, sentences.keys)
+        else:
+            scores = (several.unsqueeze(2) + sentences.keys.unsqueeze(1)).tanh_() @ self.energy
+        context, weights = attend(scores, sentences.states, sentences.mask.unsqueeze(1))
+        return context.flatten(0, 1), weights.flatten(0, 1)
+
+
+class PackedBahdanauDecoder:
+    """:class:`~nmt.models.bahdanau.BahdanauDecoder`, for writing only."""
+
+    def __init__(self, decoder: BahdanauDecoder, precision: Precision) -> None:
+        self.decoder = decoder
+        self.width = decoder.first.width
+        self.attention = _Attention(decoder.score)
+        of_hidden, of_embedded, of_context = decoder.readout.weight.split(
+            [self.width, decoder.embedding.width, decoder.context.in_features], dim=1
+        )
+        first = decoder.first
+        self.of_tokens = _OfTokens(
+            decoder.embedding,
+            torch.cat([first.input.weight, of_embedded]),
+            torch.cat([first.input.bias, decoder.readout.bias]),
+        )
+        # With one layer the state that asks is the state that moves: one product makes the query and the gates.
+        self.asks_itself = not decoder.above and isinstance(decoder.score, AdditiveScore)
+        query = [decoder.score.query] if isinstance(decoder.score, AdditiveScore) else []
+        self.of_first = pack_layers([first.hidden, *(query if self.asks_itself else [])], precision)
+        self.query = pack_layers(query, precision) if query and not self.asks_itself else None
+        self.of_context = pack(torch.cat([decoder.context.weight, of_context]), None, precision)
+        self.above = [_Layer(cell.input, cell.hidden, precision) for cell in decoder.above]
+        self.of_hidden = pack(of_hidden, None, precision)
+
+    def remember(self, encoding: Encoding) -> PackedRecurrentMemory:
+        return PackedRecurrentMemory(Sharing(len(encoding.states)), self.decoder.remember(encoding))
+
+    def start(self, memory: PackedRecurrentMemory) -> GruState:
+        return self.decoder.start(_spread(memory))
+
+    def step(self, tokens: Int[Tensor, " R"], state: GruState, memory: PackedRecurrentMemory) -> Step:
+        gates = 3 * self.width
+        of_tokens = self.of_tokens(tokens)
+        recurrent = self.of_first(state.hidden[0])
+        queries = state.hidden[-1]
+        if self.asks_itself:
+            queries = recurrent[:, gates:]
+        elif self.query is not None:
+            queries = self.query(queries)
+        context, weights = self.attention(queries, memory)
+        of_context = self.of_context(context)
+        below = gru_move(of_tokens[:, :gates] + of_context[:, :gates], recurrent[:, :gates], state.hidden[0])
+        hidden = [below]
+        for layer, previous in zip(self.above, state.hidden[1:], strict=True):
+            below = gru_move(layer.input(below), layer.hidden(previous), previous)
+            hidden.append(below)
+        pairs = self.of_hidden(below).add_(of_tokens[:, gates:]).add_(of_context[:, gates:])
+        return Step(torch.maximum(*pairs.chunk(2, dim=1)), GruState(tuple(hidden)), weights)
+
+
+class PackedLuongDecoder:
+    """:class:`~nmt.models.luong.LuongDecoder`, for writing only."""
+
+    def __init__(self, decoder: LuongDecoder, precision: Precision) -> None:
+        self.decoder = decoder
+        self.attention = _Attention(decoder.score)
+        first = decoder.first
+        self.of_tokens = _OfTokens(decoder.embedding, first.input.weight, first.input.bias)
+        recurrent = [first.hidden.weight, *([decoder.feed.weight] if decoder.feed is not None else [])]
+        self.of_first = pack(torch.cat(recurrent, dim=1), first.hidden.bias, precision)
+        self.query = pack_layers([decoder.score.query], precision) if isinstance(decoder.score, AdditiveScore) else None
+        self.above = [_Layer(cell.input, cell.hidden, precision) for cell in decoder.above]
+        self.attentional = pack_layers([decoder.attentional], precision)
+
+    def remember(self, encoding: Encoding) -> PackedRecurrentMemory:
+        return PackedRecurrentMemory(Sharing(len(encoding.states)), self.decoder.remember(encoding))
+
+    def start(self, memory: PackedRecurrentMemory) -> LstmState:
+        return self.decoder.start(_spread(memory))
+
+    def step(self, tokens: Int[Tensor, " R"], state: LstmState, memory: PackedRecurrentMemory) -> Step:
+        before = state.hidden[0]
+        if self.decoder.input_feeding:
+            before = torch.cat([before, state.attentional], dim=1)
+        below, cell = lstm_move(self.of_first(before).add_(self.of_tokens(tokens)), state.cell[0])
+        hidden, cells = [below], [cell]
+        for layer, previous, previous_cell in zip(self.above, state.hidden[1:], state.cell[1:], strict=True):
+            below, cell = lstm_move(layer.input(below).add_(layer.hidden(previous)), previous_cell)
+            hidden.append(below)
+            cells.append(cell)
+        context, weights = self.attention(below if self.query is None else self.query(below), memory)
+        attentional = self.attentional(torch.cat([context, below], dim=1)).tanh_()
+        return Step(attentional, LstmState(tuple(hidden), tuple(cells), attentional), weights)
+
+
+class _Layer:
+    """The two products of a layer above the first."""
+
+    def __init__(self, input_product: nn.Linear, hidden_product: nn.Linear, precision: Precision) -> None:
+        self.input: Product = pack_layers([input_product], precision)
+        self.hidden: Product = pack_layers([hidden_product], precision)
+
+
+def _spread(memory: PackedRecurrentMemory) -> RecurrentMemory:
+    """The sentences' memory with a row for each of their places."""
+    final = memory.sentences.final.repeat_interleave(memory.sharing.places, dim=0)
+    return replace(memory.sentences, final=final)

@@ -1,0 +1,265 @@
+"""The Transformer, token by token and nothing else: what :mod:`nmt.models.transformer` computes, laid out for search.
+
+- Queries, keys and values of one input are one product.
+- The hypotheses of a sentence share its keys and values: they are several queries of one attention.
+- Keys and values of what is written stand in one tensor for all layers, a row of it a token. They are written where
+  they belong, and when search goes on from other hypotheses only tokens that differ are copied: hypotheses of a
+  sentence have most of what is written in common.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nmt.layers.masks import masked_mean, window_mask
+from nmt.layers.packing import Precision, Product, pack_layers
+from nmt.models.interface import Encoding, Step
+from nmt.models.packed_memory import Sharing
+from nmt.models.transformer import DecoderLayer, EncoderLayer, FeedForward, Residual, TransformerDecoder
+from nmt.models.transformer import TransformerEncoder
+
+__all__ = ["PackedTransformerDecoder", "PackedTransformerEncoder", "PackedTransformerMemory", "Written"]
+
+BLOCK = 16
+"""Tokens by which the room for what is written grows."""
+
+
+class _Residual:
+    """:class:`~nmt.models.transformer.Residual` without dropout; what it is answered is written over."""
+
+    def __init__(self, residual: Residual) -> None:
+        self.before = residual.before
+        self.norm = _Norm(residual.norm)
+
+    def enter(self, x: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
+        return self.norm(x) if self.before else x
+
+    def leave(self, x: Float[Tensor, "R H"], answer: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
+        summed = answer.add_(x)
+        return summed if self.before else self.norm(summed)
+
+
+class _Norm:
+    """Layer normalisation, or nothing at all."""
+
+    def __init__(self, norm: nn.LayerNorm | nn.Identity) -> None:
+        self.norm = norm if isinstance(norm, nn.LayerNorm) else None
+
+    def __call__(self, x: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
+        norm = self.norm
+        return x if norm is None else torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+class _FeedForward:
+    """max(0, x W_1 + b_1) W_2 + b_2."""
+
+    def __init__(self, part: FeedForward, precision: Precision) -> None:
+        self.inner = pack_layers([part.inner], precision)
+        self.outer = pack_layers([part.outer], precision)
+
+    def __call__(self, x: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
+        return self.outer(self.inner(x).relu_())
+
+
+class _EncoderLayer:
+    """:class:`~nmt.models.transformer.EncoderLayer` over the rows of all sentences."""
+
+    def __init__(self, layer: EncoderLayer, precision: Precision) -> None:
+        attention = layer.self_attention
+        self.heads = attention.heads
+        self.all = pack_layers([attention.query, attention.key_value], precision)
+        self.output = pack_layers([attention.output], precision)
+        self.feed_forward = _FeedForward(layer.feed_forward, precision)
+        self.around_self = _Residual(layer.around_self)
+        self.around_feed_forward = _Residual(layer.around_feed_forward)
+
+    def __call__(
+        self, x: Float[Tensor, "R H"], count: int, mask: Bool[Tensor, "B 1 #S S"] | None
+    ) -> Float[Tensor, "R H"]:
+        made = self.all(self.around_self.enter(x)).view(count, -1, 3, self.heads, x.shape[1] // self.heads)
+        queries, keys, values = made.permute(2, 0, 3, 1, 4).unbind(0)
+        attended = functional.scaled_dot_product_attention(queries, keys, values, mask)
+        x = self.around_self.leave(x, self.output(attended.transpose(1, 2).reshape(x.shape)))
+        return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
+
+
+class PackedTransformerEncoder:
+    """:class:`~nmt.models.transformer.TransformerEncoder`, for reading only."""
+
+    def __init__(self, encoder: TransformerEncoder, precision: Precision) -> None:
+        self.encoder = encoder
+        self.layers = [_EncoderLayer(layer, precision) for layer in encoder.layers]
+        self.norm = _Norm(encoder.norm)
+
+    def __call__(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
+        count, length = source.shape
+        window = self.encoder.window
+        visible = None if mask.all() else mask[:, None, None, :]
+        if window:
+            # As in the encoder itself: who is padding sees the sentence, and nobody sees it.
+            near = window_mask(length, window, source.device)
+            visible = mask[:, None, None, :] & (near | ~mask[:, None, :, None])
+        x = self.encoder.embedding(source, self.encoder.positions(0, length)).flatten(0, 1)
+        for layer in self.layers:
+            x = layer(x, count, visible)
+        states = self.norm(x).view(count, length, -1)
+        return Encoding(states, mask, masked_mean(states, mask))
+
+
+@dataclass(frozen=True)
+class PackedTransformerMemory:
+    """Every layer's keys, divided by sqrt(D), and values of the source; a sentence once for all its hypotheses.
+
+    ``mask`` is 0 where a token is real and -inf where it is not, None where all are.
+    """
+
+    sharing: Sharing
+    keys: tuple[Float[Tensor, "BA D S"], ...]
+    values: tuple[Float[Tensor, "BA S D"], ...]
+    mask: Float[Tensor, "BA 1 S"] | None
+
+    def select(self, rows: Int[Tensor, " R"]) -> PackedTransformerMemory:
+        sharing, sentences = self.sharing.select(rows)
+        if sentences is None:
+            return PackedTransformerMemory(sharing, self.keys, self.values, self.mask)
+
+        def chosen(part: Tensor) -> Tensor:
+            whole = part.unflatten(0, (self.sharing.count, -1))
+            return whole.index_select(0, sentences).flatten(0, 1)
+
+        keys, values = tuple(map(chosen, self.keys)), tuple(map(chosen, self.values))
+        return PackedTransformerMemory(sharing, keys, values, None if self.mask is None else chosen(self.mask))
+
+
+class Written:
+    """Keys and values of the ``length`` tokens that each of R hypotheses has so far.
+
+    ``room`` (L R 2N H) holds them for the N layers, keys and values in turns; ``origins`` (L R) tells two tokens of one
+    position apart. Used up by :meth:`select` and by the step that takes it: both write over what is there.
+    """
+
+    def __init__(self, room: Float[Tensor, "L R N H"], origins: Int[Tensor, "L R"], length: int) -> None:
+        self.room = room
+        self.origins = origins
+        self.length = length
+
+    def longer(self) -> Written:
+        """The same, with room for one more token, which is not there yet."""
+        room, origins = self.room, self.origins
+        if self.length == len(room):
+            room = torch.cat([room, room.new_empty(BLOCK, *room.shape[1:])])
+            origins = torch.cat([origins, origins.new_empty(BLOCK, origins.shape[1])])
+        torch.arange(room.shape[1], out=origins[self.length])
+        return Written(room, origins, self.length + 1)
+
+    def select(self, rows: Int[Tensor, " R"]) -> Written:
+        """What the given rows have written, in that order."""
+        room, origins, length = self.room, self.origins, self.length
+        count = room.shape[1]
+        if len(rows) != count:
+            new_room = room.new_empty(len(room), len(rows), *room.shape[2:])
+            new_origins = origins.new_empty(len(room), len(rows))
+            torch.index_select(room[:length], 1, rows, out=new_room[:length])
+            torch.index_select(origins[:length], 1, rows, out=new_origins[:length])
+            return Written(new_room, new_origins, length)
+        wanted = origins[:length].index_select(1, rows)
+        places = (wanted != origins[:length]).flatten().nonzero().squeeze(1)
+        of_row = places % count
+        sources = places - of_row + rows[of_row]
+        flat = room.view(len(room) * count, -1)
+        flat.index_copy_(0, places, flat.index_select(0, sources))
+        origins[:length] = wanted
+        return Written(room, origins, length)
+
+
+class _DecoderLayer:
+    """:class:`~nmt.models.transformer.DecoderLayer`, one token a row."""
+
+    def __init__(self, layer: DecoderLayer, precision: Precision) -> None:
+        attention, cross = layer.self_attention, layer.cross_attention
+        self.heads = attention.heads
+        self.all = pack_layers([attention.query, attention.key_value], precision)
+        self.output = pack_layers([attention.output], precision)
+        self.cross_query = pack_layers([cross.query], precision)
+        self.cross_key_value = pack_layers([cross.key_value], precision)
+        self.cross_output = pack_layers([cross.output], precision)
+        self.feed_forward = _FeedForward(layer.feed_forward, precision)
+        self.around_self = _Residual(layer.around_self)
+        self.around_cross = _Residual(layer.around_cross)
+        self.around_feed_forward = _Residual(layer.around_feed_forward)
+
+    def remember(self, states: Float[Tensor, "B S H"]) -> tuple[Float[Tensor, "BA D S"], Float[Tensor, "BA S D"]]:
+        """Keys, divided by sqrt(D), and values of the source."""
+        count, length, width = states.shape
+        made = self.cross_key_value(states.flatten(0, 1)).view(count, length, 2, self.heads, -1)
+        keys, values = made.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
+        return keys.transpose(1, 2) / math.sqrt(keys.shape[-1]), values.contiguous()
+
+    def __call__(
+        self,
+        x: Float[Tensor, "R H"],
+        new: Float[Tensor, "R G"],
+        past: tuple[Float[Tensor, "R A L D"], Float[Tensor, "R A L D"]],
+        source: tuple[Float[Tensor, "BA D S"], Float[Tensor, "BA S D"], Float[Tensor, "BA 1 S"] | None],
+        places: int,
+    ) -> tuple[Float[Tensor, "R H"], Float[Tensor, "BA n S"]]:
+        """The layer's output, and where each head looked; ``new`` is written: the last keys and values of ``past``."""
+        rows, width = x.shape
+        made = self.all(self.around_self.enter(x))
+        new.copy_(made[:, width:])
+        queries = made[:, :width].view(rows, self.heads, 1, -1)
+        attended = functional.scaled_dot_product_attention(queries, *past).view(rows, width)
+        x = self.around_self.leave(x, self.output(attended))
+        keys, values, mask = source
+        queries = self.cross_query(self.around_cross.enter(x)).view(-1, places, self.heads, width // self.heads)
+        queries = queries.transpose(1, 2).reshape(-1, places, width // self.heads)
+        scores = torch.bmm(queries, keys) if mask is None else torch.baddbmm(mask, queries, keys)
+        weights = scores.softmax(dim=-1)
+        attended = torch.bmm(weights, values).view(-1, self.heads, places, width // self.heads)
+        x = self.around_cross.leave(x, self.cross_output(attended.transpose(1, 2).reshape(rows, width)))
+        return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x))), weights
+
+
+class PackedTransformerDecoder:
+    """:class:`~nmt.models.transformer.TransformerDecoder`, for writing only."""
+
+    def __init__(self, decoder: TransformerDecoder, precision: Precision) -> None:
+        self.decoder = decoder
+        self.layers = [_DecoderLayer(layer, precision) for layer in decoder.layers]
+        self.norm = _Norm(decoder.norm)
+
+    def remember(self, encoding: Encoding) -> PackedTransformerMemory:
+        states, real = encoding.states, encoding.mask
+        mask = None
+        if not real.all():
+            mask = states.new_zeros(real.shape).masked_fill_(~real, -math.inf)
+            mask = mask.repeat_interleave(self.decoder.heads, dim=0).unsqueeze(1)
+        keys, values = zip(*(layer.remember(states) for layer in self.layers), strict=True)
+        return PackedTransformerMemory(Sharing(len(states)), keys, values, mask)
+
+    def start(self, memory: PackedTransformerMemory) -> Written:
+        count = memory.sharing.count * memory.sharing.places
+        room = memory.keys[0].new_empty(BLOCK, count, 2 * len(self.layers), self.decoder.width)
+        return Written(room, torch.empty(BLOCK, count, dtype=torch.long, device=room.device), 0)
+
+    def step(self, tokens: Int[Tensor, " R"], state: Written, memory: PackedTransformerMemory) -> Step:
+        written = state.longer()
+        last, heads, places = written.length - 1, self.decoder.heads, memory.sharing.places
+        room = written.room[: written.length]
+        new = room[last].view(len(tokens), len(self.layers), -1).unbind(1)
+        past = room.view(*room.shape[:3], heads, -1).permute(2, 1, 3, 0, 4).unbind(0)
+        x = self.decoder.embedding(tokens, self.decoder.positions(last, 1))
+        attention = None
+        for number, layer in enumerate(self.layers):
+            source = memory.keys[number], memory.values[number], memory.mask
+            x, weights = layer(x, new[number], (past[2 * number], past[2 * number + 1]), source, places)
+            if number == self.decoder.alignment_layer:
+                attention = weights.view(-1, heads, *weights.shape[1:]).mean(dim=1).flatten(0, 1)
+        assert attention is not None  # alignment_layer is one of the layers: the recipe is checked
+        return Step(self.norm(x), written, attention)

@@ -1,0 +1,96 @@
+"""A packed model writes what the model itself writes, for every pairing and variant, and however rows are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nmt.models import Seq2Seq
+from nmt.models.packed import packed
+from tests.models.pairings import BOS, PAIRINGS, SENTENCES, TARGET_VOCABULARY, new_batch, new_model
+
+every = pytest.mark.parametrize("name", PAIRINGS)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    """As search is: a packed model writes over what it has made."""
+    with torch.inference_mode():
+        yield
+
+
+def same(left: Tensor, right: Tensor) -> None:
+    torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-11)
+
+
+@every
+def test_steps_are_those_of_the_model(name: str) -> None:
+    model, batch = new_model(name), new_batch()
+    quick: Any = packed(model)
+    plain_memory = model.remember(batch.source, batch.source_mask)
+    memory = quick.remember(batch.source, batch.source_mask)
+    plain_state, state = model.start(plain_memory), quick.start(memory)
+    for tokens in batch.target_in.unbind(1):
+        expected, step = model.step(tokens, plain_state, plain_memory), quick.step(tokens, state, memory)
+        same(step.features, expected.features)
+        same(step.attention, expected.attention)
+        same(quick.logits(step.features), model.logits(expected.features))
+        plain_state, state = expected.state, step.state
+
+
+@every
+@pytest.mark.parametrize("places", [1, 3])
+def test_a_beams_life(name: str, places: int) -> None:
+    """Hypotheses of one sentence next to each other, reordered at each step, sentences dropped; then any rows at all."""
+    model, batch = new_model(name), new_batch()
+    quick: Any = packed(model)
+    generator = torch.Generator().manual_seed(7)
+    memory = quick.remember(batch.source, batch.source_mask)
+    state = quick.start(memory)
+    rows = torch.arange(len(batch)).repeat_interleave(places)
+    memory, state = memory.select(rows), state.select(rows)
+    sources, prefixes = rows.tolist(), [[BOS] for _ in rows]
+    for length in range(1, 8):
+        step = quick.step(torch.tensor([prefix[-1] for prefix in prefixes]), state, memory)
+        expected, looked = _forced(model, sources, prefixes)
+        same(step.features, expected)
+        same(step.attention[:, : looked.shape[1]], looked)
+        keep = torch.arange(len(sources))
+        if length < 6:  # within each sentence, as search does
+            keep = keep // places * places + torch.randint(places, (len(keep),), generator=generator)
+        if length in (2, 4):
+            keep = keep[[row for row, source in enumerate(sources) if source not in (0, length - 1)]]
+        if length >= 6:
+            keep = torch.randint(len(sources), (len(sources) + 2,), generator=generator)
+        memory, state = memory.select(keep), step.state.select(keep)
+        sources = [sources[row] for row in keep.tolist()]
+        words = torch.randint(4, TARGET_VOCABULARY, (len(sources),), generator=generator).tolist()
+        prefixes = [[*prefixes[row], word] for row, word in zip(keep.tolist(), words, strict=True)]
+
+
+def _forced(model: Seq2Seq, sources: list[int], prefixes: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Features and attention of the last token of each prefix, worked out from its beginning."""
+    again = new_batch([(SENTENCES[one][0], prefix[1:]) for one, prefix in zip(sources, prefixes, strict=True)])
+    decoded = model(again, attention=True)
+    assert decoded.attention is not None
+    return decoded.features[:, len(prefixes[0]) - 1], decoded.attention[:, len(prefixes[0]) - 1]
+
+
+@pytest.mark.parametrize("name", ["transformer-transformer", "gru-gru", "lstm-lstm"])
+def test_more_tokens_than_there_is_room_for_at_first(name: str) -> None:
+    """The room for what is written grows, and so does the count after which a table of all tokens is made."""
+    model = new_model(name)
+    batch = new_batch([([5, 6], [4 + number % 15 for number in range(40)])])
+    quick: Any = packed(model)
+    memory = quick.remember(batch.source, batch.source_mask)
+    state = quick.start(memory)
+    features = []
+    for tokens in batch.target_in.unbind(1):
+        step = quick.step(tokens, state, memory)
+        features.append(step.features)
+        state = step.state
+    same(torch.stack(features, dim=1), model(batch).features)
