@@ -9,21 +9,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from benchmarks.contest import Contestant, machine, progress, say, started
 from benchmarks.train import workload
 from nmt.config import DataConfig, TextCorpus, TokenizerConfig
 from nmt.data.corpus import read_pairs
@@ -44,49 +40,6 @@ PRODUCTS = ((4096, 512, 512), (4096, 512, 2048), (4096, 2048, 512))
 GPU_PRODUCTS = ((8192, 8192, 8192),)
 
 
-@dataclass
-class Contestant:
-    """A process that makes steps when told, and what its turns took."""
-
-    name: str
-    process: subprocess.Popen[str]
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    memory: float = 0.0
-
-    @property
-    def toolkit(self) -> str:
-        """The first word of its name."""
-        return self.name.partition(" ")[0]
-
-    def ask(self, steps: int) -> tuple[float, float]:
-        """Make steps; gives seconds by the clock and of the processors."""
-        self._tell(steps)
-        told = self.hear()
-        return told["wall"], told["cpu"]
-
-    def hear(self) -> dict[str, Any]:
-        """What it says next. Raises RuntimeError where it has ended."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()}")
-        told: dict[str, Any] = json.loads(line)
-        return told
-
-    def dismiss(self) -> None:
-        """End it; it says how much memory it had."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.memory = self.hear()["memory"]
-        self.process.wait()
-
-    def _tell(self, steps: int) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-
-
 def main() -> None:
     """Measure what the command line asks for; the last lines are one ratio a shape and peer."""
     told = _arguments()
@@ -94,8 +47,8 @@ def main() -> None:
     os.sched_setaffinity(0, cores)  # and all that is started from here
     torch.set_num_threads(told.cores)
     best = {kind: peak(kind, told.device) for kind in (torch.float32, torch.bfloat16)}
-    _say(f"{_machine(told.device)}, {told.cores} of its cores, torch {torch.__version__}")
-    _say("products of at best " + ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {kind}" for kind, rate in best.items()))
+    say(f"{machine(told.device)}, {told.cores} of its cores, torch {torch.__version__}")
+    say("products of at best " + ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {kind}" for kind, rate in best.items()))
     last = []
     with tempfile.TemporaryDirectory() as folder:
         batches = batches_of(told.files or _embedded(Path(folder)), told.tokens, told.pieces, told.cores)
@@ -103,9 +56,9 @@ def main() -> None:
         workload.save(batches, path)
         for name in told.shapes:
             last += measure(name, batches, path, told, max(best.values()))
-    _say("")
+    say("")
     for line in last:
-        _say(line)
+        say(line)
 
 
 def measure(
@@ -123,19 +76,19 @@ def measure(
                 wall, cpu = one.ask(told.steps)
                 one.wall.append(wall)
                 one.cpu.append(cpu)
-            _progress(f"{name}: turn {turn + 1} of {told.turns}")
+            progress(f"{name}: turn {turn + 1} of {told.turns}")
         for one in contestants:
             one.dismiss()
     turns = list(_turns(batches, told))
     tokens = [sum(len(target) for batch in turn for _, target in batch) for turn in turns]
     products = [sum(workload.operations(shape, batch) for batch in turn) for turn in turns]
-    _say("")
-    _say(f"{name}, tokens a second     by processor time     by the clock    share of peak    peak memory")
+    say("")
+    say(f"{name}, tokens a second     by processor time     by the clock    share of peak    peak memory")
     for one in contestants:
         by_cpu = statistics.median(a / b for a, b in zip(tokens, one.cpu, strict=True))
         by_clock = statistics.median(a / b for a, b in zip(tokens, one.wall, strict=True))
         share = statistics.median(a / b for a, b in zip(products, one.wall, strict=True)) / best
-        _say(f"{one.name:<24}{by_cpu:>20,.0f}{by_clock:>17,.0f}{share:>16.0%}{one.memory / 2**30:>12.2f} GiB")
+        say(f"{one.name:<24}{by_cpu:>20,.0f}{by_clock:>17,.0f}{share:>16.0%}{one.memory / 2**30:>12.2f} GiB")
     return list(_ratios(name, contestants))
 
 
@@ -181,22 +134,6 @@ def _contestants(
             yield started(f"{peer} {dtype}", command, told.cores)
 
 
-@contextlib.contextmanager
-def started(name: str, command: list[Any], threads: int) -> Iterator[Contestant]:
-    """A contestant, which ends when the others do."""
-    path = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
-    process = subprocess.Popen(
-        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        yield Contestant(name, process)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
 def batches_of(files: tuple[Path, Path], tokens: int, pieces: int, cores: int) -> list[list[workload.Pair]]:
     """Batches of about so many target tokens, sentences of like length together, cut into so many joint pieces."""
     corpus = TextCorpus(source=files[0], target=files[1])
@@ -237,24 +174,6 @@ def peak(kind: torch.dtype, device: str) -> float:
             seconds.append(time.perf_counter() - began)
         rates.append(2 * rows * inner * columns / statistics.median(seconds))
     return max(rates)
-
-
-def _machine(device: str) -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    features = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
-    names = [names[0].partition(":")[2].strip() if names else platform.processor(), *features]
-    return ", ".join([torch.cuda.get_device_name(), *names] if device == "cuda" else names)
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    print(text, flush=True)
 
 
 def _arguments() -> argparse.Namespace:
