@@ -42,8 +42,8 @@ class _Each:
 class Ensemble(nn.Module):
     """A :class:`~nmt.decoding.search.Searchable` made of several that read and write the same tokens.
 
-    Its features are the logarithms of the mean probabilities, its attention is the mean of the members'. ``encoder``
-    and ``decoder`` hold those of all members.
+    Its features are the logarithms of the mean probabilities, its attention is the mean of the members'. ``models`` are
+    the members that have parameters, ``encoder`` and ``decoder`` hold theirs.
 
     Raises ConfigError for no members, or for members with vocabularies of other sizes.
     """
@@ -55,6 +55,7 @@ class Ensemble(nn.Module):
         modules = [member for member in members if isinstance(member, Seq2Seq)]
         _check_sizes(modules)
         self.members = tuple(members)
+        self.models = tuple(modules)
         for number, module in enumerate(modules):
             self.add_module(f"member_{number}", module)
         self.encoder = nn.ModuleList(module.get_submodule("encoder") for module in modules)

@@ -19,7 +19,9 @@ from nmt.decoding.request import Source
 from nmt.decoding.sampling import sample
 from nmt.decoding.scoring import evaluating
 from nmt.errors import ConfigError, is_out_of_memory
+from nmt.layers.packing import Precision, resolve_precision
 from nmt.layers.positions import longest
+from nmt.models.packed import Packed, packed
 from nmt.models.seq2seq import Seq2Seq
 
 __all__ = ["TorchEngine", "pick_device"]
@@ -38,10 +40,24 @@ class TorchEngine:
         self.device = torch.device(device)
         self.longest_source = longest(model.encoder)
         self.longest_target = longest(model.decoder)
+        self._packed: dict[Precision, tuple[object, Packed | Ensemble]] = {}
 
     def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
-        """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses."""
+        """Raise ConfigError where the beam cannot hold ``nbest``, or the device does not have the precision."""
         check_nbest(nbest, config)
+        resolve_precision(config.precision, self.device)
+
+    def packed(self, config: DecodingConfig) -> Packed | Ensemble:
+        """The model as it is now, laid out for search; what was laid out before serves while the weights are the same.
+
+        A weight is known by its memory and by how often it was written to.
+        """
+        precision = resolve_precision(config.precision, self.device)
+        weights = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in self.model.parameters()]
+        known = self._packed.get(precision)
+        if known is None or known[0] != weights:
+            known = self._packed[precision] = weights, _packed(self.model, precision)
+        return known[1]
 
     def search(
         self, sources: Sequence[Source], config: DecodingConfig, *, nbest: int, attention: bool
@@ -62,15 +78,23 @@ class TorchEngine:
         }
         try:
             with evaluating(self.model):
+                model = self.packed(config)
                 if config.mbr != "none":
-                    return minimum_bayes_risk(self.model, tokens, mask, decode=tokenizer.decode, **how)
+                    return minimum_bayes_risk(model, tokens, mask, decode=tokenizer.decode, **how)
                 if config.sampling:
-                    return sample(self.model, tokens, mask, **how)
-                return beam_search(self.model, tokens, mask, **how)
+                    return sample(model, tokens, mask, **how)
+                return beam_search(model, tokens, mask, **how)
         except RuntimeError as error:
             if is_out_of_memory(error) and self.device.type == "cuda":
                 torch.cuda.empty_cache()
             raise
+
+
+def _packed(model: Seq2Seq | Ensemble, precision: Precision) -> Packed | Ensemble:
+    """The model laid out for search, or each of several."""
+    if isinstance(model, Seq2Seq):
+        return packed(model, precision)
+    return Ensemble([packed(member, precision) for member in model.models])
 
 
 def pick_device(name: str) -> torch.device:

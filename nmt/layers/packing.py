@@ -58,12 +58,11 @@ def _has(*features: str) -> bool:
 
 
 def pack_layers(layers: Sequence[nn.Linear], precision: Precision) -> Product:
-    """The products of several layers with one input, side by side, as one."""
+    """The products of several layers with one input, side by side, as one; if several, each has a bias."""
     if len(layers) == 1:
         return pack(layers[0].weight, layers[0].bias, precision)
-    weight = torch.cat([layer.weight for layer in layers])
-    biases = [layer.bias if layer.bias is not None else layer.weight.new_zeros(len(layer.weight)) for layer in layers]
-    return pack(weight, torch.cat(biases), precision)
+    weight = torch.cat(tuple(layer.weight for layer in layers))
+    return pack(weight, torch.cat(tuple(layer.bias for layer in layers)), precision)
 
 
 def pack(weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precision: Precision) -> Product:
@@ -74,7 +73,7 @@ def pack(weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precisi
     if precision == "int8" and weight.dtype == torch.float32:
         return _Int8(weight, bias)
     is_large = weight.numel() >= LARGE and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if is_large and torch.backends.mkldnn.is_available():
+    if is_large and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return _laid_out(weight, bias)
     return lambda x: functional.linear(x, weight, bias)
 

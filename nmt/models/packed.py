@@ -8,7 +8,7 @@ by ``select``, both of which write over it.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, assert_never
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int

@@ -91,9 +91,8 @@ class PackedBahdanauDecoder:
         self.decoder = decoder
         self.width = decoder.first.width
         self.attention = _Attention(decoder.score)
-        of_hidden, of_embedded, of_context = decoder.readout.weight.split(
-            [self.width, decoder.embedding.width, decoder.context.in_features], dim=1
-        )
+        widths = [self.width, decoder.embedding.width, decoder.context.in_features]
+        of_hidden, of_embedded, of_context = torch.split(decoder.readout.weight, widths, dim=1)
         first = decoder.first
         self.of_tokens = _OfTokens(
             decoder.embedding,

@@ -18,11 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nmt.layers.masks import masked_mean, window_mask
-from nmt.layers.packing import Precision, Product, pack_layers
+from nmt.layers.packing import Precision, pack_layers
 from nmt.models.interface import Encoding, Step
 from nmt.models.packed_memory import Sharing
-from nmt.models.transformer import DecoderLayer, EncoderLayer, FeedForward, Residual, TransformerDecoder
-from nmt.models.transformer import TransformerEncoder
+from nmt.models.transformer import (
+    DecoderLayer,
+    EncoderLayer,
+    FeedForward,
+    Residual,
+    TransformerDecoder,
+    TransformerEncoder,
+)
 
 __all__ = ["PackedTransformerDecoder", "PackedTransformerEncoder", "PackedTransformerMemory", "Written"]
 
@@ -130,7 +136,7 @@ class PackedTransformerMemory:
             return PackedTransformerMemory(sharing, self.keys, self.values, self.mask)
 
         def chosen(part: Tensor) -> Tensor:
-            whole = part.unflatten(0, (self.sharing.count, -1))
+            whole = part.view(self.sharing.count, -1, *part.shape[1:])
             return whole.index_select(0, sentences).flatten(0, 1)
 
         keys, values = tuple(map(chosen, self.keys)), tuple(map(chosen, self.values))
@@ -196,7 +202,7 @@ class _DecoderLayer:
 
     def remember(self, states: Float[Tensor, "B S H"]) -> tuple[Float[Tensor, "BA D S"], Float[Tensor, "BA S D"]]:
         """Keys, divided by sqrt(D), and values of the source."""
-        count, length, width = states.shape
+        count, length, _ = states.shape
         made = self.cross_key_value(states.flatten(0, 1)).view(count, length, 2, self.heads, -1)
         keys, values = made.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
         return keys.transpose(1, 2) / math.sqrt(keys.shape[-1]), values.contiguous()

@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from nmt.layers.packing import multiplies_bfloat16
+
 __all__ = ["autocast", "resolve_precision"]
 
 
@@ -22,17 +24,7 @@ def resolve_precision(wanted: Literal["auto", "float32", "bfloat16"], device: to
         case "bfloat16":
             return torch.bfloat16
         case "auto":
-            return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    # Older torch cannot tell, and is taken to have none.
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+            return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:

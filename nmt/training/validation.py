@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from nmt.config import DecodingConfig, TrainingConfig
 from nmt.data.batching import Batch, collate
 from nmt.data.corpus import Pair
 from nmt.data.tokenizer import Tokenizers
+from nmt.decoding.engine import Engine
+from nmt.decoding.hypothesis import Hypothesis
+from nmt.decoding.request import Source
 from nmt.decoding.scoring import evaluating
+from nmt.decoding.torch_engine import TorchEngine
 from nmt.decoding.translator import Translator
 from nmt.evaluation.metrics import Tokenization, default_tokenization, evaluate
 from nmt.models import Seq2Seq
@@ -54,7 +56,9 @@ class Validator:
     ) -> None:
         self.pairs = pairs
         self.tokenizers = tokenizers
-        self.decoding = decoding.model_copy(update={"beam": training.validation_beam or decoding.beam})
+        self.decoding = decoding.model_copy(
+            update={"beam": training.validation_beam or decoding.beam, "groups": 1, "sampling": False, "mbr": "none"}
+        )
         self.tokenize: Tokenization = (
             default_tokenization(target_language) if training.bleu_tokenize == "auto" else training.bleu_tokenize
         )
@@ -69,18 +73,21 @@ class Validator:
         batch where ``stop`` was requested.
         """
         start = time.monotonic()
-        with evaluating(model), _stoppable(model, stop), torch.inference_mode(), autocast(dtype, device):
+        with evaluating(model), torch.inference_mode(), autocast(dtype, device):
             nll, tokens = 0.0, 0
             for batch in self.batches:
+                if stop:
+                    raise Stopped
                 moved = batch.to(device)
                 decoded = model(moved)
                 loss = token_loss(decoded.features, model.output.weight, moved.target_out, moved.target_mask)
                 nll += float(loss.negative_log_likelihood)
                 tokens += moved.target_tokens
-            if not math.isfinite(nll):
-                return Scores(math.nan, math.inf, 0.0, 0.0, time.monotonic() - start)
-            translator = Translator.of(model, self.tokenizers, self.decoding, device)
-            hypotheses = [one.text for one in translator.translate(pair.source for pair in self.pairs)]
+        if not math.isfinite(nll):
+            return Scores(math.nan, math.inf, 0.0, 0.0, time.monotonic() - start)
+        engine = _Stoppable(TorchEngine(model, self.tokenizers, device), stop)
+        translator = Translator(engine, self.tokenizers, self.decoding)
+        hypotheses = [one.text for one in translator.translate(pair.source for pair in self.pairs)]
         bleu, chrf = evaluate(
             hypotheses, [[pair.target for pair in self.pairs]], metrics=("bleu", "chrf"), tokenize=self.tokenize
         )
@@ -88,19 +95,24 @@ class Validator:
         return Scores(nll / max(tokens, 1), perplexity(nll, tokens), bleu.value, chrf.value, seconds)
 
 
-@contextlib.contextmanager
-def _stoppable(model: Seq2Seq, stop: StopRequest | None) -> Iterator[None]:
-    """Within, the model reads no further source once ``stop`` was requested: it raises Stopped instead."""
+class _Stoppable:
+    """An engine that searches no further batch once ``stop`` was requested: it raises Stopped instead."""
 
-    def look(module: nn.Module, arguments: object) -> None:
-        if stop:
+    def __init__(self, engine: Engine, stop: StopRequest | None) -> None:
+        self.engine = engine
+        self.stop = stop
+        self.longest_source = engine.longest_source
+        self.longest_target = engine.longest_target
+
+    def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
+        self.engine.check(config, nbest=nbest, attention=attention)
+
+    def search(
+        self, sources: Sequence[Source], config: DecodingConfig, *, nbest: int, attention: bool
+    ) -> list[list[Hypothesis]]:
+        if self.stop:
             raise Stopped
-
-    hook = model.get_submodule("encoder").register_forward_pre_hook(look)
-    try:
-        yield
-    finally:
-        hook.remove()
+        return self.engine.search(sources, config, nbest=nbest, attention=attention)
 
 
 def _batches(pairs: Sequence[Pair], tokenizers: Tokenizers, batch_tokens: int) -> Iterator[Batch]:

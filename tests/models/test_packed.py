@@ -45,7 +45,7 @@ def test_steps_are_those_of_the_model(name: str) -> None:
 @every
 @pytest.mark.parametrize("places", [1, 3])
 def test_a_beams_life(name: str, places: int) -> None:
-    """Hypotheses of one sentence next to each other, reordered at each step, sentences dropped; then any rows at all."""
+    """Hypotheses of one sentence next to each other, reordered at each step, sentences dropped; then any rows."""
     model, batch = new_model(name), new_batch()
     quick: Any = packed(model)
     generator = torch.Generator().manual_seed(7)

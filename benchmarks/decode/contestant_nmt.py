@@ -1,0 +1,56 @@
+"""nmt's own search, as ``nmt translate`` runs it; what reads and writes text is left out, as it is for the others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.decode import workload
+from nmt.config import DecodingConfig, ModelConfig
+from nmt.decoding.request import Source
+from nmt.decoding.torch_engine import TorchEngine
+from nmt.models import build
+from nmt.models.packed import Packed
+
+
+def main() -> None:
+    """Build the model and translate as told."""
+    task, told = workload.load()
+    torch.set_num_threads(told.threads)
+    model = build(ModelConfig.model_validate(task.model), task.vocabulary, task.vocabulary).eval()
+    model.load_state_dict(load_file(task.weights))
+    pieces = SimpleNamespace(pad_id=task.pad, unk_id=task.unk, bos_id=task.bos, eos_id=task.eos)
+    engine = TorchEngine(model, cast(Any, SimpleNamespace(source=pieces, target=pieces)))
+    config = DecodingConfig(beam=task.beam, precision=told.dtype)
+    if task.forced:
+        _never_end(task.eos)
+        config = DecodingConfig(beam=task.beam, precision=told.dtype, max_ratio=1e-9, max_extra=task.forced)
+
+    def translate(sentences: list[list[int]], size: int) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in sentences]
+        for rows, batch in task.batches(sentences, size):
+            sources = [Source(tuple(one[:-1])) for one in batch]
+            for row, hypotheses in zip(rows, engine.search(sources, config, nbest=1, attention=False), strict=True):
+                found[row] = list(hypotheses[0].tokens)
+        return found
+
+    workload.answer(task, told, translate)
+
+
+def _never_end(eos: int) -> None:
+    """Make EOS unlikely enough to stand in no beam: search ends where the longest translation does."""
+    logits = Packed.logits
+
+    def without_end(self: Packed, features: torch.Tensor) -> torch.Tensor:
+        made = logits(self, features)
+        made[:, eos] -= 1e4
+        return made
+
+    Packed.logits = without_end  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    main()
