@@ -217,6 +217,9 @@ class Grower:
 
 
 def _log_sum_exp_(logits: Float[Tensor, "R V"]) -> Float[Tensor, " R"]:
-    """log sum exp of each row, written over the row: at this size new memory costs more than the sum."""
+    """log sum exp of each row, written over the row: at this size new memory costs more than the sum.
+
+    torch's softmax reads a row while it is near; its largest value is exp(0) over the sum that is looked for.
+    """
     largest = logits.amax(dim=1)
-    return logits.sub_(largest.unsqueeze(1)).exp_().sum(dim=1).log_().add_(largest)
+    return largest - torch.softmax(logits, dim=1, out=logits).amax(dim=1).log_()

@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["top_k"]
 
 COLUMNS = 512
-"""How many maxima the first stage takes; below eight times as many values it does not pay."""
+"""About how many maxima the first stage takes; below eight times as many values it does not pay."""
 
 
 def top_k(values: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R K"], Int[Tensor, "R K"]]:
@@ -23,10 +23,11 @@ def top_k(values: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R K"], I
     if width < 8 * COLUMNS or k > COLUMNS // 4:
         best, positions = values.topk(min(k, width))
     else:
-        height = width // COLUMNS
-        body = height * COLUMNS
-        columns = values[:, :body].view(rows, height, COLUMNS).amax(dim=1).topk(k).indices
-        starts = torch.arange(0, body, COLUMNS, device=values.device)
+        height = round(width / COLUMNS)
+        step = width // height  # so that few are left over
+        body = height * step
+        columns = values[:, :body].view(rows, height, step).amax(dim=1).topk(k).indices
+        starts = torch.arange(0, body, step, device=values.device)
         candidates = (columns.unsqueeze(1) + starts.unsqueeze(1)).flatten(1)
         if body < width:
             rest = torch.arange(body, width, device=values.device).expand(rows, -1)

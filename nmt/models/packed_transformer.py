@@ -146,11 +146,11 @@ class PackedTransformerMemory:
 class Written:
     """Keys and values of the ``length`` tokens that each of R hypotheses has so far.
 
-    ``room`` (L R 2N H) holds them for the N layers, keys and values in turns; ``origins`` (L R) tells two tokens of one
+    ``room`` (2N L R H) holds them for the N layers, keys and values in turns; ``origins`` (L R) tells two tokens of one
     position apart. Used up by :meth:`select` and by the step that takes it: both write over what is there.
     """
 
-    def __init__(self, room: Float[Tensor, "L R N H"], origins: Int[Tensor, "L R"], length: int) -> None:
+    def __init__(self, room: Float[Tensor, "N L R H"], origins: Int[Tensor, "L R"], length: int) -> None:
         self.room = room
         self.origins = origins
         self.length = length
@@ -158,28 +158,28 @@ class Written:
     def longer(self) -> Written:
         """The same, with room for one more token, which is not there yet."""
         room, origins = self.room, self.origins
-        if self.length == len(room):
-            room = torch.cat([room, room.new_empty(BLOCK, *room.shape[1:])])
+        if self.length == len(origins):
+            room = torch.cat([room, room.new_empty(len(room), BLOCK, *room.shape[2:])], dim=1)
             origins = torch.cat([origins, origins.new_empty(BLOCK, origins.shape[1])])
-        torch.arange(room.shape[1], out=origins[self.length])
+        torch.arange(origins.shape[1], out=origins[self.length])
         return Written(room, origins, self.length + 1)
 
     def select(self, rows: Int[Tensor, " R"]) -> Written:
         """What the given rows have written, in that order."""
         room, origins, length = self.room, self.origins, self.length
-        count = room.shape[1]
-        if len(rows) != count:
-            new_room = room.new_empty(len(room), len(rows), *room.shape[2:])
-            new_origins = origins.new_empty(len(room), len(rows))
-            torch.index_select(room[:length], 1, rows, out=new_room[:length])
-            torch.index_select(origins[:length], 1, rows, out=new_origins[:length])
-            return Written(new_room, new_origins, length)
+        longest, count = origins.shape
         wanted = origins[:length].index_select(1, rows)
+        if len(rows) != count:
+            new_room = room.new_empty(len(room), longest, len(rows), room.shape[3])
+            new_room[:, :length] = room[:, :length].index_select(2, rows)
+            new_origins = origins.new_empty(longest, len(rows))
+            new_origins[:length] = wanted
+            return Written(new_room, new_origins, length)
         places = (wanted != origins[:length]).flatten().nonzero().squeeze(1)
         of_row = places % count
         sources = places - of_row + rows[of_row]
-        flat = room.view(len(room) * count, -1)
-        flat.index_copy_(0, places, flat.index_select(0, sources))
+        flat = room.view(len(room), longest * count, -1)
+        flat.index_copy_(1, places, flat.index_select(1, sources))
         origins[:length] = wanted
         return Written(room, origins, length)
 
@@ -190,6 +190,7 @@ class _DecoderLayer:
     def __init__(self, layer: DecoderLayer, precision: Precision) -> None:
         attention, cross = layer.self_attention, layer.cross_attention
         self.heads = attention.heads
+        self.scale = 1.0 / math.sqrt(attention.output.in_features // attention.heads)
         self.all = pack_layers([attention.query, attention.key_value], precision)
         self.output = pack_layers([attention.output], precision)
         self.cross_query = pack_layers([cross.query], precision)
@@ -210,17 +211,19 @@ class _DecoderLayer:
     def __call__(
         self,
         x: Float[Tensor, "R H"],
-        new: Float[Tensor, "R G"],
-        past: tuple[Float[Tensor, "R A L D"], Float[Tensor, "R A L D"]],
+        past: tuple[Float[Tensor, "L R A D"], Float[Tensor, "L R A D"]],
         source: tuple[Float[Tensor, "BA D S"], Float[Tensor, "BA S D"], Float[Tensor, "BA 1 S"] | None],
         places: int,
     ) -> tuple[Float[Tensor, "R H"], Float[Tensor, "BA n S"]]:
-        """The layer's output, and where each head looked; ``new`` is written: the last keys and values of ``past``."""
+        """The layer's output, and where each head looked; the last keys and values of ``past`` are written here."""
         rows, width = x.shape
-        made = self.all(self.around_self.enter(x))
-        new.copy_(made[:, width:])
-        queries = made[:, :width].view(rows, self.heads, 1, -1)
-        attended = functional.scaled_dot_product_attention(queries, *past).view(rows, width)
+        queries, new_keys, new_values = self.all(self.around_self.enter(x)).view(rows, 3, self.heads, -1).unbind(1)
+        past_keys, past_values = past
+        past_keys[-1] = new_keys
+        past_values[-1] = new_values
+        # One query a row is too little for a product of matrices, whose calls would cost more than the sums.
+        weights = (past_keys * queries.mul_(self.scale)).sum(dim=-1, keepdim=True).softmax(dim=0)
+        attended = (past_values * weights).sum(dim=0).view(rows, width)
         x = self.around_self.leave(x, self.output(attended))
         keys, values, mask = source
         queries = self.cross_query(self.around_cross.enter(x)).view(-1, places, self.heads, width // self.heads)
@@ -251,20 +254,19 @@ class PackedTransformerDecoder:
 
     def start(self, memory: PackedTransformerMemory) -> Written:
         count = memory.sharing.count * memory.sharing.places
-        room = memory.keys[0].new_empty(BLOCK, count, 2 * len(self.layers), self.decoder.width)
+        room = memory.keys[0].new_empty(2 * len(self.layers), BLOCK, count, self.decoder.width)
         return Written(room, torch.empty(BLOCK, count, dtype=torch.long, device=room.device), 0)
 
     def step(self, tokens: Int[Tensor, " R"], state: Written, memory: PackedTransformerMemory) -> Step:
         written = state.longer()
         last, heads, places = written.length - 1, self.decoder.heads, memory.sharing.places
-        room = written.room[: written.length]
-        new = room[last].view(len(tokens), len(self.layers), -1).unbind(1)
-        past = room.view(*room.shape[:3], heads, -1).permute(2, 1, 3, 0, 4).unbind(0)
+        room = written.room[:, : written.length]
+        past = room.view(*room.shape[:3], heads, -1).unbind(0)
         x = self.decoder.embedding(tokens, self.decoder.positions(last, 1))
         attention = None
         for number, layer in enumerate(self.layers):
             source = memory.keys[number], memory.values[number], memory.mask
-            x, weights = layer(x, new[number], (past[2 * number], past[2 * number + 1]), source, places)
+            x, weights = layer(x, (past[2 * number], past[2 * number + 1]), source, places)
             if number == self.decoder.alignment_layer:
                 attention = weights.view(-1, heads, *weights.shape[1:]).mean(dim=1).flatten(0, 1)
         assert attention is not None  # alignment_layer is one of the layers: the recipe is checked
