@@ -2,6 +2,7 @@
 # make test   everything that must hold before a change goes in
 # make check  the part of it that takes seconds: style, types, the order of the rooms
 # make bench-train  the speed of training beside other toolkits, which are installed into .venv-peers
+# make bench-decode  the speed of translating beside theirs, CTranslate2 among them
 # make bench-prepare  the speed of preparing a corpus beside SentencePiece's own, and what ten million pairs cost training
 # make clean  take .venv and everything built away; runs/ stays
 #
@@ -16,7 +17,7 @@ BENCH ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench-train bench-prepare format clean
+.PHONY: demo test check bench-train bench-decode bench-prepare format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -36,6 +37,9 @@ check: $(VENV)/.developing
 
 bench-train: $(VENV)/.installed $(PEERS)/.installed
 	$(BIN)/python -m benchmarks.train --peers $(PEERS) $(BENCH)
+
+bench-decode: $(VENV)/.installed $(PEERS)/.installed
+	$(BIN)/python -m benchmarks.decode --peers $(PEERS) $(BENCH)
 
 bench-prepare: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.prepare $(BENCH)

@@ -66,3 +66,18 @@ def test_training_is_measured(corpus: Path) -> None:
         assert row is not None
         assert all(float(figure.replace(",", "")) > 0 for figure in row.groups())
     assert re.search(r"products of at best [\d,]+ GFLOP/s in torch.float32", done.stdout)
+
+
+def test_translating_is_measured(corpus: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.decode", "--shapes", "tiny", "luong", "--file", corpus / "train.en"]
+    small = {"--train-steps": 2, "--sentences": 6, "--turns": 2, "--singles": 1, "--start": 1, "--batch-sizes": 3}
+    options = [str(part) for option in small.items() for part in option]
+    done = subprocess.run([*map(str, command), *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for shape, ending in (("tiny", "trained, ending by itself"), ("luong", "15 tokens forced")):
+        assert re.search(rf"^{shape} \({ending}\)", done.stdout, re.MULTILINE)
+    rows = re.findall(r"^nmt (?:float32|int8|bfloat16) +batches of 3 +([\d.,]+ +){4}[\d.]+ GiB$", done.stdout, re.MULTILINE)
+    assert len(rows) == 4
+    assert re.search(r"^tiny +\d of 6 lines of nmt \w+ are those of nmt in float32$", done.stdout, re.MULTILINE)
+    assert re.search(r"^start +the first line is translated -?[\d.]+ s after torch is imported", done.stdout, re.MULTILINE)
+

@@ -23,7 +23,8 @@ CHUNK = 1024
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode (no dropout) and, at the end, every part of it back in the mode it was in."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    for module in training:
+        module.training = False
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["top_k"]
 
 COLUMNS = 512
-"""About how many maxima the first stage takes; below eight times as many values it does not pay."""
+"""About how many maxima the first stage takes; below eight times as many values it does not pay, nor for a few rows."""
 
 
 def top_k(values: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R K"], Int[Tensor, "R K"]]:
@@ -20,7 +20,7 @@ def top_k(values: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R K"], I
     no larger than k other values. Maxima down the columns of a table cost a fraction of ``torch.topk`` over the row.
     """
     rows, width = values.shape
-    if width < 8 * COLUMNS or k > COLUMNS // 4:
+    if width < 8 * COLUMNS or k > COLUMNS // 4 or rows < 8:
         best, positions = values.topk(min(k, width))
     else:
         height = round(width / COLUMNS)

@@ -40,6 +40,8 @@ class TorchEngine:
         self.device = torch.device(device)
         self.longest_source = longest(model.encoder)
         self.longest_target = longest(model.decoder)
+        self._models = (model,) if isinstance(model, Seq2Seq) else model.models
+        self._weights = list(model.parameters())
         self._packed: dict[Precision, tuple[object, Packed | Ensemble]] = {}
 
     def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
@@ -50,13 +52,15 @@ class TorchEngine:
     def packed(self, config: DecodingConfig) -> Packed | Ensemble:
         """The model as it is now, laid out for search; what was laid out before serves while the weights are the same.
 
-        A weight is known by its memory and by how often it was written to.
+        A weight is known by its memory and by how often it was written to; optimizers that do not count that follow a
+        forced pass.
         """
         precision = resolve_precision(config.precision, self.device)
-        weights = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in self.model.parameters()]
+        version: list[object] = [one.passes for one in self._models]
+        version += ((one.data_ptr(), 0 if one.is_inference() else one._version) for one in self._weights)
         known = self._packed.get(precision)
-        if known is None or known[0] != weights:
-            known = self._packed[precision] = weights, _packed(self.model, precision)
+        if known is None or known[0] != version:
+            known = self._packed[precision] = version, _packed(self.model, precision)
         return known[1]
 
     def search(

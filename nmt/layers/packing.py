@@ -10,6 +10,7 @@ int8       weights rounded to 8 bits, a scale a row of the weight; what comes in
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
@@ -75,7 +76,8 @@ def pack(weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precisi
     is_large = weight.numel() >= LARGE and weight.dtype == torch.float32 and weight.device.type == "cpu"
     if is_large and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return _laid_out(weight, bias)
-    return lambda x: functional.linear(x, weight, bias)
+    transposed = weight.t()
+    return (lambda x: torch.mm(x, transposed)) if bias is None else (lambda x: torch.addmm(bias, x, transposed))
 
 
 def _rounded(weight: Tensor, bias: Tensor | None) -> Product:
@@ -107,11 +109,14 @@ class _Int8:
         self.bias = bias
         self.levels = 127 if _has("avx512_vnni", "avx_vnni", "amx_int8") else 63
         scales = weight.abs().amax(dim=1).clamp_min(1e-30).double() / 127
-        rounded = torch.quantize_per_channel(weight, scales, torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8)
         engine = torch.backends.quantized.engine
         torch.backends.quantized.engine = "fbgemm"
         try:
-            self.weight = torch.ops.quantized.linear_prepack(rounded, None)
+            with warnings.catch_warnings():  # torch means to part with tensors of integers; the product stays
+                warnings.simplefilter("ignore", UserWarning)
+                zeros = torch.zeros(len(scales), dtype=torch.long)
+                rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+                self.weight = torch.ops.quantized.linear_prepack(rounded, None)
         finally:
             torch.backends.quantized.engine = engine
 

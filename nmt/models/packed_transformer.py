@@ -35,6 +35,9 @@ __all__ = ["PackedTransformerDecoder", "PackedTransformerEncoder", "PackedTransf
 BLOCK = 16
 """Tokens by which the room for what is written grows."""
 
+FEW = 16
+"""Hypotheses that are sooner copied than compared."""
+
 
 class _Residual:
     """:class:`~nmt.models.transformer.Residual` without dropout; what it is answered is written over."""
@@ -168,13 +171,9 @@ class Written:
         """What the given rows have written, in that order."""
         room, origins, length = self.room, self.origins, self.length
         longest, count = origins.shape
+        if len(rows) != count or count <= FEW:
+            return Written(room.index_select(2, rows), origins.index_select(1, rows), length)
         wanted = origins[:length].index_select(1, rows)
-        if len(rows) != count:
-            new_room = room.new_empty(len(room), longest, len(rows), room.shape[3])
-            new_room[:, :length] = room[:, :length].index_select(2, rows)
-            new_origins = origins.new_empty(longest, len(rows))
-            new_origins[:length] = wanted
-            return Written(new_room, new_origins, length)
         places = (wanted != origins[:length]).flatten().nonzero().squeeze(1)
         of_row = places % count
         sources = places - of_row + rows[of_row]

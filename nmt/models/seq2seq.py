@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -27,6 +28,9 @@ class Seq2Seq(nn.Module):
         self.encoder: Encoder = encoder
         self.decoder: Decoder = decoder
         self.output = output
+        #: How often gradients may have been made. Not every optimizer counts what it writes: who keeps what was made of
+        #: the weights goes by this as well.
+        self.passes = 0
 
     def encode(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
         """Read a batch of sources."""
@@ -51,5 +55,6 @@ class Seq2Seq(nn.Module):
 
     def forward(self, batch: Batch, *, attention: bool = False) -> Decoded:
         """The features that predict ``batch.target_out``, the target being forced."""
+        self.passes += torch.is_grad_enabled()
         memory = self.remember(batch.source, batch.source_mask)
         return self.decoder(batch.target_in, memory, attention=attention)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from nmt.layers.packing import Precision
 from nmt.models import Seq2Seq
 from nmt.models.packed import packed
-from tests.models.pairings import BOS, PAIRINGS, SENTENCES, TARGET_VOCABULARY, new_batch, new_model
+from tests.models.pairings import BOS, NINE, PAIRINGS, SENTENCES, TARGET_VOCABULARY, new_batch, new_model
 
 every = pytest.mark.parametrize("name", PAIRINGS)
 
@@ -94,3 +95,15 @@ def test_more_tokens_than_there_is_room_for_at_first(name: str) -> None:
         features.append(step.features)
         state = step.state
     same(torch.stack(features, dim=1), model(batch).features)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("name", NINE)
+def test_narrow_products_are_near(name: str, precision: Precision) -> None:
+    model, batch = new_model(name, dtype=torch.float32), new_batch()
+    quick: Any = packed(model, precision)
+    memory = quick.remember(batch.source, batch.source_mask)
+    step = quick.step(batch.target_in[:, 0], quick.start(memory), memory)
+    expected = model(batch).features[:, 0]
+    assert (step.features - expected).norm() < 0.05 * expected.norm()
+    assert not torch.equal(step.features, expected)

@@ -1,0 +1,72 @@
+"""Products laid out for search are the products of the weights they were made from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nmt.errors import ConfigError
+from nmt.layers.packing import LARGE, Precision, pack, pack_layers, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(1)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 70])
+@pytest.mark.parametrize(("outer", "inner"), [(24, 16), (LARGE // 256, 256)])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("bfloat16", 1e-2), ("int8", 2.5e-2)])
+@torch.inference_mode()
+def test_products(rows: int, outer: int, inner: int, biased: bool, precision: Precision, error: float) -> None:
+    weight, bias, x = torch.randn(outer, inner), torch.randn(outer) if biased else None, torch.randn(rows, inner)
+    expected = functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    made = pack(weight, bias, precision)(x)
+    assert made.dtype == torch.float32
+    assert (made - expected).norm() <= error * expected.norm()
+    assert made.data_ptr() != pack(weight, bias, precision)(x).data_ptr(), "a new tensor each time"
+
+
+@torch.inference_mode()
+def test_rows_of_int8_know_nothing_of_each_other() -> None:
+    """However large the numbers of one, the others are what they are alone, to the last bit."""
+    product = pack(torch.randn(24, 16), torch.randn(24), "int8")
+    x = torch.randn(9, 16) * 10.0 ** torch.arange(-4, 5).unsqueeze(1)
+    torch.testing.assert_close(product(x), torch.cat([product(row.unsqueeze(0)) for row in x]), rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_the_largest_numbers_fit() -> None:
+    """Bytes that are added in pairs must not run over: the largest of both sides, all of one sign."""
+    weight, x = torch.ones(8, 64), torch.ones(3, 64)
+    for sign in (1.0, -1.0):
+        torch.testing.assert_close(pack(weight, None, "int8")(sign * x), torch.full((3, 8), 64 * sign))
+
+
+@torch.inference_mode()
+def test_nothing_and_no_number() -> None:
+    product = pack(torch.randn(8, 16), torch.ones(8), "int8")
+    torch.testing.assert_close(product(torch.zeros(2, 16)), torch.ones(2, 8))
+    assert product(torch.full((1, 16), torch.nan)).isnan().all()
+
+
+@torch.inference_mode()
+def test_layers_side_by_side() -> None:
+    layers, x = [nn.Linear(16, 8), nn.Linear(16, 3)], torch.randn(4, 16)
+    torch.testing.assert_close(pack_layers(layers, "float32")(x), torch.cat([layer(x) for layer in layers], dim=1))
+
+
+def test_precision_goes_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has, expected in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
+        assert resolve_precision("auto", CPU) == expected
+        assert resolve_precision("float32", CPU) == "float32"
+        assert resolve_precision("int8", CPU) == "int8"
+    assert resolve_precision("auto", torch.device("cuda")) == "float32"
+    with pytest.raises(ConfigError, match="int8 cannot be had on cuda"):
+        resolve_precision("int8", torch.device("cuda"))
