@@ -76,8 +76,11 @@ def test_translating_is_measured(corpus: Path) -> None:
     assert done.returncode == 0, done.stderr
     for shape, ending in (("tiny", "trained, ending by itself"), ("luong", "15 tokens forced")):
         assert re.search(rf"^{shape} \({ending}\)", done.stdout, re.MULTILINE)
-    rows = re.findall(r"^nmt (?:float32|int8|bfloat16) +batches of 3 +([\d.,]+ +){4}[\d.]+ GiB$", done.stdout, re.MULTILINE)
+    rows = re.findall(
+        r"^nmt (?:float32|int8|bfloat16) +batches of 3 +([\d.,]+ +){4}[\d.]+ GiB$", done.stdout, re.MULTILINE
+    )
     assert len(rows) == 4
     assert re.search(r"^tiny +\d of 6 lines of nmt \w+ are those of nmt in float32$", done.stdout, re.MULTILINE)
-    assert re.search(r"^start +the first line is translated -?[\d.]+ s after torch is imported", done.stdout, re.MULTILINE)
-
+    assert re.search(
+        r"^start +the first line is translated -?[\d.]+ s after torch is imported", done.stdout, re.MULTILINE
+    )

@@ -3,7 +3,7 @@
 =========  =======================================================================================================
 float32    the reference; the layout is oneDNN's where that pays, and sums differ by what their order makes
 bfloat16   both factors rounded to 8 bits of mantissa, sums in single precision: for processors that multiply these
-int8       weights rounded to 8 bits, a scale a row of the weight; what comes in too, a scale a row: a sentence's
+int8       large weights rounded to 8 bits, a scale a row of the weight; what comes in too, a scale a row: a sentence's
            numbers never depend on its neighbours'
 =========  =======================================================================================================
 """
@@ -30,6 +30,9 @@ Product: TypeAlias = Callable[[Tensor], Tensor]
 
 LARGE = 2**18
 """Elements of a weight from which oneDNN's layout pays for its dearer call."""
+
+SMALL = 2**17
+"""Elements of a weight below which rounding to int8 takes the time that its product saves."""
 
 
 def resolve_precision(wanted: Literal["auto", "float32", "bfloat16", "int8"], device: torch.device) -> Precision:
@@ -71,7 +74,7 @@ def pack(weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precisi
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if precision == "bfloat16":
         return _rounded(weight.bfloat16(), bias)
-    if precision == "int8" and weight.dtype == torch.float32:
+    if precision == "int8" and weight.dtype == torch.float32 and weight.numel() >= SMALL:
         return _Int8(weight, bias)
     is_large = weight.numel() >= LARGE and weight.dtype == torch.float32 and weight.device.type == "cpu"
     if is_large and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]

@@ -10,8 +10,9 @@ from nmt.decoding.topk import top_k
 
 @pytest.mark.parametrize("width", [3, 100, 4095, 4096, 5000, 8000])
 @pytest.mark.parametrize("k", [1, 2, 6, 40, 200])
-def test_top_k_is_the_head_of_a_sort(width: int, k: int) -> None:
-    values = torch.randn(4, width, generator=torch.Generator().manual_seed(width + k))
+@pytest.mark.parametrize("rows", [4, 9])
+def test_top_k_is_the_head_of_a_sort(rows: int, width: int, k: int) -> None:
+    values = torch.randn(rows, width, generator=torch.Generator().manual_seed(width + k))
     best, positions = top_k(values, k)
     expected = values.sort(dim=1, descending=True, stable=True)
     assert torch.equal(best, expected.values[:, :k])
@@ -19,22 +20,22 @@ def test_top_k_is_the_head_of_a_sort(width: int, k: int) -> None:
 
 
 def test_top_k_orders_equal_values_by_position() -> None:
-    values = torch.zeros(2, 5000)
-    values[0, [4999, 7, 2500]] = 1.0
-    values[1, [3, 515, 1027]] = 1.0  # one column of the first stage's table
+    values = torch.zeros(8, 5000)
+    values[:4, [4999, 7, 2500]] = 1.0
+    values[4:, [3, 503, 1003]] = 1.0  # one column of the first stage's table
     _, positions = top_k(values, 3)
-    assert positions.tolist() == [[7, 2500, 4999], [3, 515, 1027]]
+    assert positions.tolist() == [[7, 2500, 4999]] * 4 + [[3, 503, 1003]] * 4
 
 
 def test_top_k_shows_not_a_number_first() -> None:
-    values = torch.zeros(1, 5000)
-    values[0, 4321] = torch.nan
-    assert torch.isnan(top_k(values, 2)[0][0, 0])
+    values = torch.zeros(8, 5000)
+    values[:, 4321] = torch.nan
+    assert torch.isnan(top_k(values, 2)[0][:, 0]).all()
 
 
 def test_top_k_passes_over_minus_infinity() -> None:
-    values = torch.full((1, 5000), -torch.inf)
-    values[0, 17] = -3.0
+    values = torch.full((8, 5000), -torch.inf)
+    values[:, 17] = -3.0
     best, positions = top_k(values, 4)
-    assert positions[0, 0] == 17
-    assert best[0, 1:].tolist() == [-torch.inf] * 3
+    assert positions[:, 0].tolist() == [17] * 8
+    assert best[:, 1:].tolist() == [[-torch.inf] * 3] * 8

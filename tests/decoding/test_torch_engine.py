@@ -84,7 +84,8 @@ def test_weights_that_changed_are_laid_out_anew(name: str, fused: bool, tokenize
     assert [one[0].tokens for one in after] != [one[0].tokens for one in before]
 
 
-def test_int8_finds_much_the_same(tokenizers: Tokenizers) -> None:
+def test_int8_finds_much_the_same(tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nmt.layers.packing.SMALL", 0)
     engine = TorchEngine(new_model("transformer-transformer", tokenizers), tokenizers)
     exact, rounded = search(engine), search(engine, CONFIG.model_copy(update={"precision": "int8"}))
     for ours, theirs in zip(exact, rounded, strict=True):

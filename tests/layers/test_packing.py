@@ -14,8 +14,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
+    monkeypatch.setattr("nmt.layers.packing.SMALL", 0)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 70])

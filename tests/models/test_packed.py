@@ -99,7 +99,8 @@ def test_more_tokens_than_there_is_room_for_at_first(name: str) -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("name", NINE)
-def test_narrow_products_are_near(name: str, precision: Precision) -> None:
+def test_narrow_products_are_near(name: str, precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nmt.layers.packing.SMALL", 0)
     model, batch = new_model(name, dtype=torch.float32), new_batch()
     quick: Any = packed(model, precision)
     memory = quick.remember(batch.source, batch.source_mask)
