@@ -21,7 +21,7 @@ read yet may still be; where their reach is bounded it is taken at its best, 0. 
 :mod:`nmt.decoding.rules`. Of sentences that have phrases to use the beam is shared out by
 :mod:`nmt.decoding.constraints`, and translations with fewer phrases missing come before all others. ``groups`` of a
 beam are beams of their own, of N places each, which :mod:`nmt.decoding.growth` keeps apart; the best of each group come
-first into the ``nbest``.
+first into the ``nbest``. What several groups find counts once, so each goes on until it has ``nbest`` itself, or N.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def beam_search(
             looked.append(step.attention)
         beams = _end(beams.look(step.attention), growth, length, config, results)
         num_places = beams.log_probabilities.shape[1]
-        beams, rows, kept = _advance(beams, growth, length, config, nbest=-(-nbest // config.groups))
+        beams, rows, kept = _advance(beams, growth, length, config, nbest=min(nbest, grower.width))
         if not len(beams.numbers):
             break
         state = step.state if _is_identity(rows, len(previous)) else step.state.select(rows)

@@ -147,7 +147,7 @@ class SlowSearch:
             taken: Counter[int] = Counter()
             for group in groups:
                 if not group.done:
-                    self.step(group, length, taken, -(-nbest // len(groups)))
+                    self.step(group, length, taken, min(nbest, self.width))
             if all(group.done for group in groups):
                 break
         return self.best(groups, nbest), length

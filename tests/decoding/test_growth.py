@@ -42,6 +42,15 @@ def test_without_diversity_every_group_is_the_beam_of_one(table_model: Any) -> N
     assert [as_pairs(found) for found in groups] == [as_pairs(found) for found in alone]
 
 
+def test_what_two_groups_find_does_not_count_twice(table_model: Any) -> None:
+    """There are n best where there are n translations: a group does not stop at its share of them."""
+    for seed in range(4):
+        model = table_model(vocabulary=9, groups=4, positions=5, seed=seed)
+        for diversity in (0.0, 0.1, 0.5):
+            settings = config(beam=4, groups=2, diversity=diversity, stopping=["fast", "exact"][seed % 2])
+            assert [len(found) for found in search(model, WISHES, config=settings, nbest=2)] == [2] * len(WISHES)
+
+
 def test_groups_begin_with_different_words(table_model: Any) -> None:
     """The first tokens differ where diversity is larger than any difference of log-probabilities."""
     model = table_model(vocabulary=12)
