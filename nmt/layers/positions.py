@@ -37,9 +37,10 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, start: int, length: int) -> Float[Tensor, "L E"]:
         """The vectors of positions ``start`` .. ``start + length - 1``, counted from 0."""
-        if start + length > len(self.table):
-            self.table = self._rows(max(start + length, 2 * len(self.table))).to(self.table)
-        return self.table[start : start + length]
+        table = self.table  # another thread may put a shorter one here between two looks at it
+        if start + length > len(table):
+            self.table = table = self._rows(max(start + length, 2 * len(table))).to(table)
+        return table[start : start + length]
 
 
 class LearnedPositions(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -83,3 +84,15 @@ def test_recipe_names_the_kind() -> None:
     learned = build_positions("learned", 6, 10)
     assert isinstance(learned, LearnedPositions)
     assert learned.weight.shape == (10, 6)
+
+
+def test_another_thread_may_put_back_a_shorter_table() -> None:
+    """Who asked for a long one gets it nevertheless."""
+
+    class Contended(SinusoidalPositions):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "table" and len(value) > 512:
+                super().__setattr__(name, value[:512])
+
+    torch.testing.assert_close(Contended(8)(0, 600), SinusoidalPositions(8)(0, 600))
