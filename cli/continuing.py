@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -91,8 +91,10 @@ def whole_output(
     writer = LineWriter.open(part, name=path) if kept is None else _reopen(path, part, kept)
     try:
         yield writer
-    except NmtError as error:
         writer.close()
+    except NmtError as error:
+        with suppress(NmtError):  # on a full disk this is the same error once more
+            writer.close()
         if part != path and part.stat().st_size:
             how = f", go on with --continue-from {path}" if resumable else ""
             error.args = (f"{error}; what was written before is in {part}{how}",)
@@ -102,7 +104,6 @@ def whole_output(
     except BaseException:
         writer.close()
         raise
-    writer.close()
     if part != path:
         _rename(part, part.with_name(part.name.removesuffix(".part")))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -84,6 +85,23 @@ def test_what_was_written_before_an_error_is_kept_and_told(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"^nothing yet$"), whole_output(tmp_path / "empty"):
         raise DataError("nothing yet")
     assert os.listdir(tmp_path) == ["out.part"]
+
+
+@pytest.mark.parametrize("lines", [10, 20_000])  # the disk is found full at the end, or on the way
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_full_disk_says_how_to_go_on(tmp_path: Path, lines: int, ending: str) -> None:
+    path = tmp_path / f"out{ending}"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40 if lines == 10 else 30_000, hard))
+    try:
+        with pytest.raises(NmtError) as told, whole_output(path) as writer:
+            for number in range(lines):
+                writer.write(f"{number * number * 7919:x}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    where = f"what was written before is in {path}.part, go on with --continue-from {path}"
+    assert str(told.value) == f"{path}: cannot be written: File too large; {where}"
+    assert not path.exists()
 
 
 def test_what_is_no_file_is_written_as_it_is(tmp_path: Path, capfdbinary: Capture) -> None:
