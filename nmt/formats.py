@@ -27,7 +27,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from nmt.alignment.links import Links, extract, format_links, to_words
+from nmt.alignment.aligner import Alignment, Units
+from nmt.alignment.links import Links, extract, format_links
 from nmt.alignment.report import format_soft
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.request import Request
@@ -53,7 +54,7 @@ class Style:
     scores: bool = False
     confidence: bool = False
     align: Align | None = None
-    units: Literal["words", "pieces"] = "words"
+    units: Units = "words"
     constraints: bool = False
 
     @property
@@ -101,7 +102,7 @@ def _read_json(line: str, style: Style, where: str) -> Record:
     if not line.strip():
         return Record(Request(""))
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, parse_constant=_no_number, parse_float=_number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(fields, dict) or not isinstance(fields.get("source"), str):
@@ -114,6 +115,17 @@ def _read_json(line: str, style: Style, where: str) -> Record:
         raise DataError(f'{where}: "prefix" is not text')
     use, avoid = (_strings(fields.get(name, []), f'{where}: "{name}"') for name in ("use", "avoid"))
     return Record(Request(text, _encodable(prefix), use, avoid), fields)
+
+
+def _number(digits: str) -> float:
+    """A number, which could not be written again if it were infinite."""
+    value = float(digits)
+    return value if math.isfinite(value) else _no_number(digits)
+
+
+def _no_number(word: str) -> float:
+    """What Python takes for JSON and nobody else does."""
+    raise ValueError(f"{word[:20]} is no number in JSON")
 
 
 def _strings(value: Any, where: str) -> tuple[str, ...]:
@@ -174,7 +186,7 @@ def _found(translation: Translation, place: int, style: Style) -> _Found:
     hypothesis = translation.hypotheses[place]
     links = matrix = None
     if style.align is not None:
-        matrix = _matrix(translation, place, style)
+        matrix = Alignment.of(translation, place, units=style.units).attention
         match style.align:
             case "soft":
                 pass
@@ -190,19 +202,6 @@ def _found(translation: Translation, place: int, style: Style) -> _Found:
         translation.target_pieces[place] if style.units == "pieces" and style.align is not None else (),
         translation.unmet[place] if translation.unmet else (),
     )
-
-
-def _matrix(translation: Translation, place: int, style: Style) -> Float[np.ndarray, "T S"]:
-    """Where a hypothesis looked, between words or between pieces, ends of sentences left out."""
-    hypothesis = translation.hypotheses[place]
-    assert hypothesis.attention is not None, "search was asked for attention"
-    attention = hypothesis.attention.astype(np.float64)
-    if style.units == "pieces":
-        return attention[:-1, :-1]
-    num_source, num_target = len(translation.source.split()), len(hypothesis.text.split())
-    if not num_target:
-        return np.zeros((0, num_source))
-    return to_words(attention, translation.source_words, translation.target_words[place], num_source, num_target)
 
 
 def _confidence(translation: Translation, place: int) -> tuple[float, ...]:
@@ -223,7 +222,7 @@ def _fields(found: _Found, style: Style, *, scores: bool) -> str:
     if found.confidence is not None:
         parts.append(" ".join(["confidence=", *(f"{value:.4f}" for value in found.confidence)]))
     if scores:
-        parts += [f"logprob= {found.hypothesis.log_probability:.4f}", f"{found.hypothesis.score:.4f}"]
+        parts += [f"logprob= {found.hypothesis.log_probability:z.4f}", f"{found.hypothesis.score:z.4f}"]
     return SEPARATOR.join(parts)
 
 
@@ -232,7 +231,7 @@ def _columns(found: _Found, number: int, rank: int, style: Style) -> str:
     columns = [] if style.nbest is None else [str(number), str(rank)]
     columns.append(hypothesis.text.replace("\t", " "))
     if style.scores:
-        columns += [f"{hypothesis.log_probability:.4f}", f"{hypothesis.score:.4f}"]
+        columns += [f"{hypothesis.log_probability:z.4f}", f"{hypothesis.score:z.4f}"]
     if found.confidence is not None:
         columns.append(" ".join(f"{value:.4f}" for value in found.confidence))
     if style.align is not None:
@@ -245,7 +244,8 @@ def _json(record: Record, translation: Translation, found: Sequence[_Found], sty
     if record.fields is None:
         return ""
     told = [_object(one, style) for one in found]
-    content = {**record.fields, **told[0]} if style.nbest is None else {**record.fields, "nbest": told}
+    read = {name: value for name, value in record.fields.items() if name != "unmet" or not style.constraints}
+    content = {**read, **told[0]} if style.nbest is None else {**read, "nbest": told}
     if style.nbest is not None:
         content["translation"] = found[0].hypothesis.text
     if style.units == "pieces" and style.align is not None:

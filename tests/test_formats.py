@@ -123,6 +123,21 @@ def test_json_with_n_best_and_pieces() -> None:
     assert [one.get("unmet") for one in answer["nbest"]] == [None, ["chien"]]
 
 
+def test_json_that_was_an_answer_before_keeps_no_old_report() -> None:
+    style = Style("jsonl", constraints=True)
+    line = '{"source": "the cat", "use": ["chat"], "unmet": ["chat"]}'
+    assert "unmet" not in json.loads(written(style, read(line, style, "stdin:1")))
+    found = translation(unmet=(("chat",), ()))
+    assert json.loads(written(style, read(line, style, "stdin:1"), found))["unmet"] == ["chat"]
+    assert json.loads(written(Style("jsonl"), read(line, Style("jsonl"), "stdin:1")))["unmet"] == ["chat"]
+
+
+def test_a_score_that_rounds_to_nothing_has_no_sign() -> None:
+    found = translation(hypotheses=(Hypothesis((7,), -1e-9, -1e-9, text="le"),))
+    assert written(Style(scores=True), found=found) == "le ||| logprob= 0.0000 ||| 0.0000"
+    assert written(Style("tsv", scores=True), found=found) == "le\t0.0000\t0.0000"
+
+
 def test_half_a_character_in_json_is_passed_through_as_it_was_spelt() -> None:
     style = Style("jsonl")
     record = read('{"source": "a \\ud800 cat", "other": "\\udfff"}', style, "stdin:1")
@@ -150,6 +165,8 @@ def test_constraints_in_columns_and_in_fields() -> None:
         ("[1]", Style("jsonl"), 'in:7: not a JSON object with the text to translate as "source"'),
         ('{"source": 5}', Style("jsonl"), 'in:7: not a JSON object with the text to translate as "source"'),
         ("[" * 99999, Style("jsonl"), r"in:7: not JSON \("),
+        ('{"source": "", "n": NaN}', Style("jsonl"), r"in:7: not JSON \(NaN is no number in JSON\)"),
+        ('{"source": "", "n": -1e999}', Style("jsonl"), r"in:7: not JSON \(-1e999 is no number in JSON\)"),
         ('{"source": ' + "9" * 5000 + "}", Style("jsonl"), r"in:7: not JSON \("),
         ('{"source": "", "use": "x"}', Style("jsonl", constraints=True), 'in:7: "use" is not a list of phrases'),
         ('{"source": "", "avoid": [1]}', Style("jsonl", constraints=True), 'in:7: "avoid" is not a list of phrases'),

@@ -22,6 +22,7 @@ from nmt.data.batching import collate
 from nmt.data.tokenizer import Tokenizer
 from nmt.decoding.scoring import evaluating
 from nmt.decoding.translator import LONGEST, Translation, Translator
+from nmt.errors import ConfigError
 
 __all__ = ["Aligner", "Alignment", "LinkRule", "Linked", "Units"]
 
@@ -48,6 +49,21 @@ class Alignment:
     source: tuple[str, ...]
     target: tuple[str, ...]
     attention: Float[np.ndarray, "T S"]
+
+    @staticmethod
+    def of(translation: Translation, place: int = 0, *, units: Units = "words") -> Alignment:
+        """Where the model looked when it wrote a translation's hypothesis at ``place``, the best one being at 0.
+
+        Raises ConfigError where the translator was not asked for attention.
+        """
+        source = _spelt(units, translation.source_pieces, translation.source, translation.source_words)
+        if not translation.hypotheses:
+            return _unseen(source, _Side((), ()))
+        found = translation.hypotheses[place]
+        if found.attention is None:
+            raise ConfigError("an alignment needs attention: translate with attention=True")
+        pieces, words = translation.target_pieces[place], translation.target_words[place]
+        return _alignment(source, _spelt(units, pieces, found.text, words), found.attention.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -83,11 +99,11 @@ class Linked:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a pair: its pieces, its words, and which word each piece belongs to."""
+    """One side of a pair: what is aligned of it, which of these each piece belongs to, and its ids for the model."""
 
-    ids: Sequence[int]
     words: tuple[str, ...]
     word_of: Sequence[int]
+    ids: Sequence[int] = ()
 
 
 class Aligner:
@@ -126,7 +142,7 @@ class Aligner:
     def translate(self, lines: Iterable[str]) -> Iterator[tuple[Translation, Alignment]]:
         """The model's own translation of each line, and where it looked when it wrote it."""
         for translation in self.translator.translate(lines, attention=True):
-            yield translation, self._of_translation(translation)
+            yield translation, Alignment.of(translation, units=self.units)
 
     def link(
         self,
@@ -193,28 +209,10 @@ class Aligner:
             for row, (source, target) in zip(attention.double().cpu().numpy(), sides, strict=True)
         ]
 
-    def _of_translation(self, translation: Translation) -> Alignment:
-        """The alignment of what search found."""
-        source = self._spelt(
-            self.translator.tokenizers.source, translation.source_tokens, translation.source, translation.source_words
-        )
-        if not translation.hypotheses:
-            return _unseen(source, _Side((), (), ()))
-        best, words = translation.hypotheses[0], translation.target_words[0]
-        assert best.attention is not None, "search was asked for attention"
-        target = self._spelt(self.translator.tokenizers.target, best.tokens, best.text, words)
-        return _alignment(source, target, best.attention.astype(np.float64))
-
     def _side(self, tokenizer: Tokenizer, line: str) -> _Side:
         """A line as it came."""
         ids, word_of = tokenizer.encode_words(line)
-        return self._spelt(tokenizer, ids, line, word_of)
-
-    def _spelt(self, tokenizer: Tokenizer, ids: Sequence[int], text: str, word_of: Sequence[int]) -> _Side:
-        """Pieces and the text they spell, with the word that each belongs to."""
-        if self.units == "pieces":
-            return _Side(ids, tuple(tokenizer.pieces(ids)), range(len(ids)))
-        return _Side(ids, tuple(text.split()), word_of)
+        return _spelt(self.units, tokenizer.pieces(ids), line, word_of, ids)
 
     def _fits(self, number: int, source: _Side, target: _Side) -> bool:
         """Whether the model can read a pair at once. Says so the first time that one cannot, and counts the others."""
@@ -236,6 +234,13 @@ class Aligner:
             )
         self.num_skipped += 1
         return False
+
+
+def _spelt(units: Units, pieces: Sequence[str], text: str, word_of: Sequence[int], ids: Sequence[int] = ()) -> _Side:
+    """Pieces and the text they spell, with the word that each belongs to."""
+    if units == "pieces":
+        return _Side(tuple(pieces), range(len(pieces)), ids)
+    return _Side(tuple(text.split()), word_of, ids)
 
 
 def _alignment(source: _Side, target: _Side, attention: Float[np.ndarray, "T S"]) -> Alignment:
