@@ -83,6 +83,8 @@ def score(
     that hold source, tab, target, each as soon as it is there. Two blank sides score 0. With --nbest, lists of any
     system's hypotheses get our score as a feature, and with --rerank our order.
     """
+    if not (normalize or rerank or json) and search.keys() & {"length_penalty", "alpha"}:
+        raise ConfigError("--length-penalty and --alpha are about normalised scores: ask for --normalize or --json")
     inputs = [path for path in (source, target, nbest) if path is not None] or [input]
     _check(source, target, nbest, input)
     _check_form(nbest is not None, feature, rerank, normalize=normalize, tokens=tokens, summary=summary, json=json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,9 @@ from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.searching import with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows, obeying_the_first
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile
+
+if TYPE_CHECKING:
+    from nmt.formats import Align, Format
 
 __all__ = ["translate"]
 
@@ -41,8 +44,9 @@ def translate(
         typer.Option("--align", metavar="HOW", help="Write word links, hard or from 0.3 on, or all weights: soft."),
     ] = None,
     align_units: Annotated[
-        Literal["words", "pieces"], typer.Option("--align-units", help="What is linked: words, or subword pieces.")
-    ] = "words",
+        Literal["words", "pieces"] | None,
+        typer.Option("--align-units", help="What is linked: words, or subword pieces; by default words."),
+    ] = None,
     constraints: Annotated[
         bool,
         typer.Option(
@@ -76,7 +80,10 @@ def translate(
     from nmt.distributed import joined
     from nmt.formats import Style, read, render
 
-    style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), align_units, constraints)
+    if align is None and align_units is not None:
+        raise ConfigError("--align-units says what --align links: give that too, such as --align hard")
+    units = align_units or "words"
+    style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints)
     output = _output(output, continue_from)
     use_threads(threads)
     with joined() as ranks:
@@ -116,19 +123,20 @@ def translate(
         console.warn(f"phrases that a translation should use and does not: {met[2]:.0f}; --format jsonl names them")
 
 
-def _format(format_: Literal["text", "tsv", "jsonl", "moses"] | None, nbest: int | None) -> Any:
+def _format(format_: Format | None, nbest: int | None) -> Format:
     """What is written. Raises ConfigError for n best as text, which has a line a line."""
     if format_ == "text" and nbest is not None:
         raise ConfigError("--format text has one translation a line: write --nbest as moses, tsv or jsonl")
     return format_ or ("text" if nbest is None else "moses")
 
 
-def _align(how: str | None) -> Any:
+def _align(how: str | None) -> Align | None:
     """Which links. Raises ConfigError for what is neither a word nor a number from 0 to 1."""
-    if how in (None, "hard", "soft"):
-        return how
+    match how:
+        case None | "hard" | "soft":
+            return how
     try:
-        threshold = float(how or "")
+        threshold = float(how)
     except ValueError:
         threshold = -1.0
     if not 0.0 <= threshold <= 1.0:

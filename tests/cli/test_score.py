@@ -271,7 +271,8 @@ def test_bytes_that_are_not_utf8(untrained_run: Path, tmp_path: Path, capfdbinar
         (["-i", "empty", "--summary"], 3, "there is no perplexity of no tokens"),
         (["-i", "empty", "--checkpoint", "step-7"], 1, "no checkpoint 'step-7'; there are: step-10, step-20"),
         (["-i", "empty", "-o", "missing/out"], 1, "missing/out: cannot be written: No such file or directory"),
-        (["-i", "empty", "--alpha", "99"], 2, "decoding.alpha: Input should be less than or equal to 10"),
+        (["-i", "empty", "--alpha", "0.6"], 2, "--length-penalty and --alpha are about normalised scores"),
+        (["-i", "empty", "--json", "--alpha", "99"], 2, "decoding.alpha: Input should be less than or equal to 10"),
         (["--on-long", "split"], 2, "'split' is not one of 'error', 'cut'"),
     ],
 )

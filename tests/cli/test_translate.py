@@ -470,6 +470,7 @@ def test_a_line_at_a_time_out_of_a_file(run: Path, tmp_path: Path, capfdbinary: 
     [
         (["--format", "text", "--nbest", "2"], "--format text has one translation a line: write --nbest as moses"),
         (["--align", "often"], "--align often: say hard, soft, or the least attention of a link, such as 0.3"),
+        (["--align-units", "pieces"], "--align-units says what --align links: give that too, such as --align hard"),
         (["--align", "nan"], "--align nan: say hard, soft"),
         (["--top-p", "0.5"], "decoding.top_p has no say without sampling or mbr"),
         (["--sampling", "--beam", "2"], "decoding.beam has no say with sampling or mbr"),
