@@ -2,11 +2,14 @@
 
 ::
 
-    from nmt import Translator
+    from nmt import Alignment, LinkRule, Translator
 
     translator = Translator.load("runs/demo/transformer")
-    for translation in translator.translate(["the black cat sleeps ."]):
+    for translation in translator.translate(["the black cat sleeps ."], nbest=2, attention=True):
         print(translation.text)
+        for hypothesis in translation.hypotheses:
+            print(f"{hypothesis.log_probability:.2f}", hypothesis.text)
+        print(sorted(LinkRule()(Alignment.of(translation))))
 
 Importing this module costs nothing: each public name is loaded when it is first asked for.
 """

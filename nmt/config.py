@@ -571,9 +571,33 @@ class DecodingConfig(Frozen):
     def _groups(self) -> DecodingConfig:
         if self.beam % self.groups:
             raise ValueError(f"groups {self.groups} must divide the beam of {self.beam}")
-        if self.groups > 1 and self.sampling:
-            raise ValueError("groups belong to beam search, sampling draws instead: set one of them")
+        if self.groups > 1 and self.draws:
+            raise ValueError("groups belong to beam search, sampling and mbr draw instead: set one of them")
         return self
+
+    @property
+    def draws(self) -> bool:
+        """Whether translations are drawn, to be written or to be compared; if not they are searched for."""
+        return self.sampling or self.mbr != "none"
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """The fields that have no say in what is found, the others being as they are, and under which of these."""
+        idle = dict.fromkeys(_SEARCHED, "with sampling or mbr") if self.draws else {}
+        idle |= {} if self.draws else dict.fromkeys(_DRAWN, "without sampling or mbr")
+        if self.mbr == "none":
+            idle["mbr_samples"] = "without mbr"
+        else:
+            idle |= {"length_penalty": "with mbr", "alpha": "with mbr"}
+        if self.length_penalty == "none":
+            idle["alpha"] = "without a length_penalty"
+        if self.groups == 1 and not self.draws:
+            idle["diversity"] = "in a beam of one group: set groups, such as 2"
+        return idle
+
+
+_SEARCHED = ("beam", "stopping", "coverage_penalty", "groups", "diversity")
+_DRAWN = ("temperature", "top_k", "top_p", "epsilon", "seed")
 
 
 class Recipe(Frozen):

@@ -16,7 +16,8 @@ class Hypothesis:
 
     ``tokens`` are target ids without BOS and EOS; ``log_probability`` is the sum of the natural logarithms of the
     token probabilities, EOS counted, and ``token_log_probabilities`` are these logarithms one by one, EOS's last;
-    ``score`` is that sum after length normalisation, what hypotheses are ranked by. ``attention`` has one row a token
+    ``score`` is what hypotheses are ranked by: that sum after length normalisation, the coverage penalty counted, or by
+    minimum Bayes risk the expected utility. ``attention`` has one row a token
     of ``tokens`` and one for EOS, over the source tokens and their EOS; None unless it was asked for. ``text`` is
     filled in by the :class:`~nmt.decoding.translator.Translator`, empty before.
     """

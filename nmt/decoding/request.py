@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from nmt.errors import ConfigError
 
 __all__ = ["Request", "Source"]
 
@@ -12,13 +15,21 @@ class Request:
     """A line, and what its translation has to be like.
 
     The translation begins with ``prefix``, has every phrase of ``use`` in it and none of ``avoid``. Phrases are matched
-    piece by piece, as the target's tokenizer cuts them: what is spelt in other pieces is another phrase.
+    piece by piece, as the target's tokenizer cuts them: what is spelt in other pieces is another phrase. Raises
+    ConfigError for one phrase in place of phrases.
     """
 
     text: str
     prefix: str = ""
-    use: tuple[str, ...] = ()
-    avoid: tuple[str, ...] = ()
+    use: Sequence[str] = ()
+    avoid: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("use", "avoid"):
+            phrases = getattr(self, name)
+            if isinstance(phrases, str):  # would pass for as many phrases as it has characters
+                raise ConfigError(f"Request: {name} takes phrases, and {phrases[:40]!r} is one: put it into a tuple")
+            object.__setattr__(self, name, tuple(phrases))
 
     @property
     def is_plain(self) -> bool:

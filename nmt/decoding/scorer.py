@@ -124,8 +124,11 @@ class Scorer:
     def load(
         folder: Path | str, *, on_long: OnLong = "error", which: str = "best", device: str = "auto", **decoding: Any
     ) -> Scorer:
-        """The scorer in a run folder; the other arguments and the errors are those of ``Translator.load``."""
-        return Scorer(Translator.load(folder, which=which, device=device, **decoding), on_long)
+        """The scorer in a run folder; the other arguments and the errors are those of ``Translator.load``.
+
+        Of the recipe only the length penalty counts, whichever way it would have translations found.
+        """
+        return Scorer(Translator.load(folder, which=which, device=device, **{"mbr": "none", **decoding}), on_long)
 
     @property
     def window(self) -> int:

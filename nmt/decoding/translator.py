@@ -14,6 +14,7 @@ What searches is an :class:`~nmt.decoding.engine.Engine`: this module knows noth
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -63,8 +64,8 @@ class Translation:
     """A line and its translations, best first; a blank line has none.
 
     ``source_tokens`` and ``source_pieces`` are the line as the model read it, EOS left out; ``target_pieces`` has for
-    each hypothesis its tokens' pieces. ``parts`` is the number of
-    parts a line was cut into because it was too long. The n-th hypothesis of such a line is made of the n-th of each
+    each hypothesis its tokens' pieces, where ``words`` or attention were asked for. ``parts`` is the number of parts a
+    line was cut into because it was too long. The n-th hypothesis of such a line is made of the n-th of each
     part; its log-probability is their sum, its attention theirs along the diagonal.
 
     Where ``words`` or attention were asked for, ``source_words`` names for each source token the word of
@@ -128,7 +129,8 @@ class _Wanted:
 class Translator:
     """What searches, the tokenizers, and how to search; cheap to make around a model in memory.
 
-    Several threads may translate with one translator. ``counts`` are for one at a time.
+    Several threads may translate with one translator whose model is in evaluation mode, as a loaded one is. ``counts``
+    are for one at a time.
     """
 
     def __init__(self, engine: Engine, tokenizers: Tokenizers, decoding: DecodingConfig) -> None:
@@ -155,9 +157,11 @@ class Translator:
         """The translator in a run folder; ``decoding`` overrides the recipe: ``Translator.load("run", beam=1)``.
 
         Of several folders the models translate together (:mod:`nmt.decoding.ensemble`); they have the same tokenizers,
-        and the first one's recipe says how to search. ``which`` is ``best``, ``average`` or ``step-N``; ``device`` is
-        ``auto`` or what torch calls it. Raises CheckpointError for a run that cannot be read, ConfigError for an
-        override or device that cannot be, or for runs with other tokenizers.
+        and the first one's recipe says how to search. ``which`` is ``best``, ``average``, ``step-N`` or what
+        ``nmt average`` called it; ``device`` is ``auto`` or what torch calls it.
+
+        Raises CheckpointError for a run that cannot be read, ConfigError for an override or device that cannot be, or
+        for runs with other tokenizers.
         """
         from nmt.checkpoint import Run
         from nmt.decoding.ensemble import Ensemble, check_tokenizers
@@ -174,10 +178,10 @@ class Translator:
     @property
     def model(self) -> Seq2Seq:
         """The one model in memory. Raises ConfigError where there is none: for exports and ensembles."""
-        from nmt.models.seq2seq import Seq2Seq
+        from nmt.decoding.ensemble import Ensemble
 
         model = self._torch.model
-        if not isinstance(model, Seq2Seq):
+        if isinstance(model, Ensemble):
             raise ConfigError("this needs the run folder of one model: exports and ensembles only translate")
         return model
 
@@ -204,17 +208,37 @@ class Translator:
         self.engine.check(self.decoding, nbest=nbest, attention=attention)
 
     def translate(
-        self, lines: Iterable[str | Request], *, nbest: int = 1, attention: bool = False, words: bool = False
+        self,
+        lines: Iterable[str | Request],
+        *,
+        nbest: int = 1,
+        attention: bool = False,
+        words: bool = False,
+        **decoding: Any,
     ) -> Iterator[Translation]:
         """One translation a line, in order; lines are read a window ahead, and as translations are asked for.
 
-        Raises ConfigError where ``nbest`` exceeds the beam, DataError for a line that is too long where that is an
-        error, NmtError where the model gives no numbers or a single sentence does not fit into memory.
+        Each has its ``nbest`` hypotheses, with their ``attention`` if asked for. ``decoding`` overrides for this call
+        what the translator was loaded with: ``translate(lines, beam=1)``.
+
+        Raises ConfigError at once for an override that cannot be, where ``nbest`` exceeds the beam, or for a line in
+        place of lines; as it goes, DataError for a line that is too long where that is an error, NmtError where the
+        model gives no numbers or a single sentence does not fit into memory.
         """
-        rest = iter(lines)
+        if isinstance(lines, (str, Request)):
+            raise ConfigError("translate takes lines, and this is one: put it into a list")
+        translator = copy.copy(self)
+        translator.decoding = overridden(self.decoding, decoding)
+        translator.check(nbest, attention=attention)
+        return translator._windows(iter(lines), _Wanted(nbest, attention, words))
+
+    def _windows(self, lines: Iterator[str | Request], wanted: _Wanted) -> Iterator[Translation]:
+        """One translation a line, window by window."""
         first = 1
-        while window := list(islice(rest, self.window)):
-            yield from self.translate_window(window, nbest=nbest, attention=attention, words=words, first=first)
+        while window := list(islice(lines, self.window)):
+            yield from self.translate_window(
+                window, nbest=wanted.nbest, attention=wanted.attention, words=wanted.words, first=first
+            )
             first += len(window)
 
     def translate_window(
@@ -365,7 +389,9 @@ class Translator:
         tokens = tuple(token for part in parts for token in part.tokens)
         decode = self.tokenizers.target.decode
         rows = [[replace(one, text=decode(one.tokens)) for one in row] for row in zip(*found, strict=False)]
-        ranked = sorted(((self._joined(parts, row), row) for row in rows), key=lambda pair: -pair[0].score)
+        ranked = [(self._joined(parts, row), row) for row in rows]
+        if len(parts) > 1:  # those of one part are in their order already
+            ranked.sort(key=lambda pair: (len(self._unmet(request, pair[0])), -pair[0].score))
         unmet = tuple(self._unmet(request, one) for one, _ in ranked) if request.use else ()
         self.counts.unmet += len(unmet[0]) if unmet else 0
         return Translation(
@@ -451,30 +477,26 @@ def _diagonal(attentions: Sequence[Float[np.ndarray, "_ _"]]) -> Float[np.ndarra
     return whole
 
 
-_WHEN_DRAWN = ("temperature", "top_k", "top_p", "epsilon", "seed")
-_WHEN_SEARCHED = ("beam", "stopping", "coverage_penalty", "groups", "diversity")
-
-
 def overridden(decoding: DecodingConfig, changes: dict[str, Any]) -> DecodingConfig:
     """``decoding`` with some fields changed, checked as a recipe's are.
 
     Raises ConfigError for a change that cannot be, or that has no say in what is found.
     """
+    base = decoding.model_dump()
+    if changes.get("sampling") or changes.get("mbr", "none") != "none":
+        base["groups"] = 1  # the recipe's groups are part of the search that this is in place of
     try:
-        changed = DecodingConfig.model_validate({**decoding.model_dump(), **changes})
+        changed = DecodingConfig.model_validate({**base, **changes})
     except ValidationError as error:
         faults = (
             f"{'.'.join(['decoding', *map(str, one['loc'])])}: {one['msg'].removeprefix('Value error, ')}"
             for one in error.errors()
         )
         raise ConfigError("; ".join(faults)) from error
-    draws = changed.sampling or changed.mbr != "none"
     for name in changes:
-        if name in (_WHEN_SEARCHED if draws else _WHEN_DRAWN):
-            instead = "with sampling or mbr" if draws else "without sampling or mbr"
-            raise ConfigError(f"decoding.{name} has no say {instead}: leave it out, or change these")
-        if name == "mbr_samples" and changed.mbr == "none":
-            raise ConfigError("decoding.mbr_samples has no say without mbr: set mbr to chrf or bleu")
-        if name == "diversity" and changed.groups == 1:
-            raise ConfigError("decoding.diversity has no say in a beam of one group: set groups, such as 2")
+        if name in changed.idle:
+            why = changed.idle[name]
+            raise ConfigError(
+                f"decoding.{name} has no say {why}{'' if ':' in why else ': leave it out, or change that'}"
+            )
     return changed

@@ -28,25 +28,23 @@ def sign_model(run: Run, checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-_ALWAYS = ("beam", "length_penalty", "alpha", "max_ratio", "max_extra")
-_OF_SAMPLING = ("temperature", "top_k", "top_p", "epsilon", "seed")
+_SIGNED = {
+    *("beam", "length_penalty", "alpha", "max_ratio", "max_extra", "diversity"),
+    *("temperature", "top_k", "top_p", "epsilon", "seed", "mbr_samples"),
+}
+"""What is signed wherever it has a say; the rest where it is not as usual."""
 
 
 def sign_search(decoding: DecodingConfig) -> dict[str, str]:
-    """What of the search has a say in what is found: the beam, and whatever else is switched on.
+    """What of the search has a say in what is found: the beam or what is drawn, and whatever else is switched on.
 
     How many sentences are searched at once has no say.
     """
-    values = decoding.model_dump(exclude={"batch_size"})
-    draws = decoding.sampling or decoding.mbr != "none"
-    idle = {*(() if draws else _OF_SAMPLING), *(() if decoding.mbr != "none" else ("mbr_samples",))}
-    idle |= set() if decoding.groups > 1 else {"diversity"}
-    told = {*_ALWAYS, *(_OF_SAMPLING if draws else ()), *({"mbr_samples"} if decoding.mbr != "none" else ())}
-    defaults = DecodingConfig()
+    idle, defaults = decoding.idle, DecodingConfig()
     return {
         name: f"{value}"
-        for name, value in values.items()
-        if name in told or (name not in idle and value != getattr(defaults, name))
+        for name, value in decoding.model_dump(exclude={"batch_size"}).items()
+        if name not in idle and (name in _SIGNED or value != getattr(defaults, name))
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from nmt.decoding import torch_engine
 from nmt.decoding import translator as module
 from nmt.decoding.beam import beam_search
 from nmt.decoding.hypothesis import Hypothesis
+from nmt.decoding.request import Request
 from nmt.decoding.scoring import score
-from nmt.decoding.translator import Translator
+from nmt.decoding.translator import Translator, overridden
 from nmt.errors import CheckpointError, ConfigError, NmtError
 from nmt.models import Seq2Seq, build
 
@@ -279,3 +282,157 @@ def test_loading_a_run(model: Seq2Seq, tokenizer: Tokenizer, tmp_path: Path) -> 
         Translator.load(run.folder, device="abacus")
     with pytest.raises(CheckpointError, match="no such run folder"):
         Translator.load(tmp_path / "elsewhere")
+
+
+# ---------------------------------------------------------------------------------------------------- ranks and scores
+
+
+def test_a_phrase_that_is_missing_ranks_behind(
+    translator: Translator, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the scores are, of a line and of one that is translated in parts."""
+    dog, cat = (Hypothesis(tuple(tokenizer.encode(text)), -9.0, -3.0) for text in ("a dog", "a cat"))
+    cat = Hypothesis(cat.tokens, -1.0, -1.0)
+
+    def search(model: Any, source: Any, *rest: Any, sources: Any, **arguments: Any) -> Any:
+        return [[dog, cat] if wish.use else [cat, cat] for wish in sources]
+
+    monkeypatch.setattr(torch_engine, "beam_search", search)
+    (found,) = translator.translate([Request("birds", use=("dog",))], nbest=2)
+    assert ([one.text for one in found.hypotheses], found.unmet) == (["a dog", "a cat"], ((), ("dog",)))
+    translator.longest_source = 12
+    (found,) = translator.translate([Request("the black cat sleeps . no birds .", use=("dog",))], nbest=2)
+    assert found.parts > 1
+    assert found.unmet == ((), ("dog",))
+    assert found.hypotheses[0].score < found.hypotheses[1].score
+
+
+@pytest.mark.parametrize("how", [{}, {"coverage_penalty": 0.7}, {"mbr": "chrf", "mbr_samples": 4}, {"sampling": True}])
+def test_the_score_of_parts_follows_the_rule_of_each(
+    model: Seq2Seq, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(module, "TOGETHER", 1)
+    translator = make(model, tokenizer, length_penalty="gnmt", alpha=0.6, **how)
+    translator.longest_source = 24
+    sentences = ["the black cat sleeps .", "the dog sees the lion !"]
+    (found,) = translator.translate([" ".join(sentences)], attention=True)
+    parts = [one.hypotheses[0] for one in translator.translate(sentences, attention=True)]
+    assert found.parts == 2
+    (best,) = found.hypotheses
+    length = len(best.tokens) + 2
+    if "mbr" in how:
+        assert best.score == pytest.approx(np.mean([one.score for one in parts]))
+        return
+    expected = sum(one.log_probability for one in parts) / ((5 + length) / 6) ** 0.6
+    if "coverage_penalty" in how:
+        for one in parts:
+            assert one.attention is not None
+            expected += 0.7 * np.log(one.attention.sum(axis=0)[:-1].clip(max=1)).sum()
+    assert best.score == pytest.approx(expected, abs=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ what may be asked for
+
+
+def test_a_call_may_override_what_was_loaded(translator: Translator, model: Seq2Seq, tokenizer: Tokenizer) -> None:
+    for changes in ({"beam": 1}, {"sampling": True, "seed": 7}, {"max_ratio": 0.3}):
+        expected = [one.text for one in make(model, tokenizer, **changes).translate(LINES)]
+        assert [one.text for one in translator.translate(LINES, **changes)] == expected
+    assert translator.decoding.beam == 3
+
+
+def test_mistakes_are_told_at_once(translator: Translator) -> None:
+    """Before anything is read, and not when the first translation is asked for."""
+    lines = iter(LINES)
+    with pytest.raises(ConfigError, match="nbest 9 needs a beam of at least 9, not 3"):
+        translator.translate(lines, nbest=9)
+    with pytest.raises(ConfigError, match=r"decoding\.beem: Extra inputs"):
+        translator.translate(lines, beem=9)
+    with pytest.raises(ConfigError, match="translate takes lines, and this is one: put it into a list"):
+        translator.translate("a dog")
+    assert next(lines) == LINES[0]
+    with pytest.raises(ConfigError, match=r"Request: use takes phrases, and 'the cat' is one: put it into a tuple"):
+        Request("a dog", use="the cat")
+    assert Request("a dog", avoid=["the cat"]).avoid == ("the cat",)
+
+
+def test_the_recipes_groups_do_not_stand_in_the_way_of_samples() -> None:
+    recipe = DecodingConfig(beam=4, groups=2)
+    for drawn in ({"sampling": True}, {"mbr": "bleu"}):
+        assert overridden(recipe, drawn).groups == 1
+        with pytest.raises(ConfigError, match="groups belong to beam search, sampling and mbr draw instead"):
+            overridden(recipe, {**drawn, "groups": 2})
+    assert overridden(recipe, {"seed": 3, "sampling": True}).seed == 3
+    assert overridden(recipe, {"beam": 6}).groups == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mbr": "chrf", "alpha": 0.5}, r"decoding\.alpha has no say with mbr: leave it out, or change that"),
+        ({"length_penalty": "none", "alpha": 0.5}, r"decoding\.alpha has no say without a length_penalty: leave it"),
+        ({"sampling": True, "stopping": "exact"}, r"decoding\.stopping has no say with sampling or mbr"),
+        ({"diversity": 2.0}, r"decoding\.diversity has no say in a beam of one group: set groups, such as 2$"),
+    ],
+)
+def test_what_would_have_no_say_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        overridden(DecodingConfig(), changes)
+
+
+def test_a_signature_names_what_has_a_say() -> None:
+    from nmt.evaluation.signature import sign_search
+
+    lengths = {"max_ratio": "2.0", "max_extra": "20"}
+    assert sign_search(DecodingConfig()) == {"beam": "5", "length_penalty": "average", "alpha": "1.0", **lengths}
+    drawn = {"temperature": "1.0", "top_k": "0", "top_p": "1.0", "epsilon": "0.0", "seed": "1"}
+    risk = sign_search(DecodingConfig(mbr="chrf", coverage_penalty=0.5))
+    assert risk == {**drawn, "mbr": "chrf", "mbr_samples": "32", **lengths}
+    groups = sign_search(DecodingConfig(beam=4, groups=2, length_penalty="none", top_k=9))
+    assert groups == {"beam": "4", "length_penalty": "none", "groups": "2", "diversity": "0.5", **lengths}
+
+
+# ------------------------------------------------------------------------------------------------------------- threads
+
+
+@pytest.mark.parametrize("family", ["gru", "lstm", "transformer"])
+def test_threads_share_a_translator(tokenizer: Tokenizer, family: str) -> None:
+    """Each finds what it finds alone, whatever the others do at the same time, and in other ways."""
+    torch.manual_seed(3)
+    part = {"type": family, "width": 16, **({"layers": 1, "heads": 2} if family == "transformer" else {})}
+    shape = {"encoder": part, "decoder": part, "embedding": 16, "tied_embeddings": 0}
+    model = build(ModelConfig.model_validate(shape), len(tokenizer), len(tokenizer)).eval()
+    with torch.no_grad():
+        model.output.weight.normal_(std=1.0)
+    ways: list[dict[str, Any]] = [
+        {"nbest": 3, "attention": True},
+        {"beam": 1},
+        {"sampling": True, "nbest": 2},
+    ]
+    lines = LINES[:3]
+
+    def found(translator: Translator, way: dict[str, Any]) -> list[Any]:
+        return [
+            (hypothesis.text, round(hypothesis.score, 3))
+            for one in translator.translate(lines, **way)
+            for hypothesis in one.hypotheses
+        ]
+
+    expected = [found(make(model, tokenizer), way) for way in ways]
+    shared = make(build_again(model, shape, tokenizer), tokenizer)
+    together = threading.Barrier(len(ways))
+
+    def work(number: int) -> list[list[Any]]:
+        together.wait(timeout=60)
+        return [found(shared, ways[(number + turn) % len(ways)]) for turn in range(len(ways))]
+
+    with ThreadPoolExecutor(len(ways)) as pool:
+        for number, results in enumerate(pool.map(work, range(len(ways)))):
+            assert results == [expected[(number + turn) % len(ways)] for turn in range(len(ways))]
+
+
+def build_again(model: Seq2Seq, shape: dict[str, Any], tokenizer: Tokenizer) -> Seq2Seq:
+    """The same model as nobody has used it yet."""
+    fresh = build(ModelConfig.model_validate(shape), len(tokenizer), len(tokenizer)).eval()
+    fresh.load_state_dict(model.state_dict())
+    return fresh
