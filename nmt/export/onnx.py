@@ -1,0 +1,356 @@
+"""Any encoder and any decoder as two ONNX graphs, for a search that knows nothing of what is in them.
+
+``remember.onnx``
+    reads ``source`` (B, S) and ``mask`` (B, S) once a batch and gives the decoder's memory of it (``memory.*``) and the
+    state that it starts from (``state.*``), all with a row a sentence;
+``step.onnx``
+    takes ``tokens`` (R), the previous ones, with the memory and the state of their rows, and gives ``logits`` (R, V),
+    ``attention`` (R, S) and the next state (``next.*``).
+
+Each function here is the equations of a module of :mod:`nmt.models`, under its name.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
+
+import numpy as np
+from torch import nn
+
+from nmt.errors import ConfigError
+from nmt.export.graph import MINUS_INFINITY, Array, Graph, values_of
+from nmt.layers.attention import AdditiveScore, GeneralScore, ScaledDotScore, Score
+from nmt.layers.recurrent import GruCell, LstmCell
+from nmt.models import AnyDecoderModule, AnyEncoderModule, Seq2Seq
+from nmt.models.bahdanau import BahdanauDecoder, BahdanauEncoder
+from nmt.models.luong import LuongDecoder, LuongEncoder
+from nmt.models.recurrent import RecurrentEncoder
+from nmt.models.transformer import DecoderLayer, FeedForward, Residual, TransformerDecoder, TransformerEncoder
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["Quantization", "convert", "remember_graph", "step_graph"]
+
+Quantization = Literal["none", "int8"]
+"""``int8``: weights of products in 8 bits, what they are multiplied with quantised as it comes."""
+
+
+def convert(model: Seq2Seq, quantization: Quantization) -> dict[str, bytes]:
+    """The two graphs of a model, by file name. Raises ConfigError for an unknown ``quantization``."""
+    if quantization not in get_args(Quantization):
+        raise ConfigError(f"--quantize {quantization}: for onnx it is one of {', '.join(get_args(Quantization))}")
+    graphs = {"remember.onnx": remember_graph(model), "step.onnx": step_graph(model)}
+    finish = _quantized if quantization == "int8" else _serialized
+    return {name: finish(graph) for name, graph in graphs.items()}
+
+
+def _serialized(graph: ModelProto) -> bytes:
+    data: bytes = graph.SerializeToString()
+    return data
+
+
+def _quantized(graph: ModelProto) -> bytes:
+    """Weights with seven bits a row: with eight, sums overflow on processors without instructions made for them."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    add_pre_process_metadata(graph)  # nothing is left to be simplified: it would be asked for in a warning
+    with tempfile.TemporaryDirectory(prefix="nmt-export-") as folder:
+        path = Path(folder) / "quantized.onnx"
+        quantize_dynamic(
+            graph, path, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=True, weight_type=QuantType.QInt8
+        )
+        return path.read_bytes()
+
+
+# ------------------------------------------------------------------------------------------------------------ encoders
+
+
+def remember_graph(model: Seq2Seq) -> ModelProto:
+    """The encoder, and everything in the decoder that depends on the source only."""
+    from onnx import TensorProto
+
+    encoder, decoder = _parts(model)
+    graph = Graph(model)
+    match encoder:
+        case BahdanauEncoder() | LuongEncoder():
+            states, final = _recurrent_encoder(graph, encoder)
+        case TransformerEncoder():
+            states, final = _transformer_encoder(graph, encoder)
+        case _:
+            assert_never(encoder)
+    match decoder:
+        case BahdanauDecoder():
+            outputs = _gru_start(graph, decoder, states, final)
+        case LuongDecoder():
+            outputs = _lstm_start(graph, decoder, states, final)
+        case TransformerDecoder():
+            outputs = _transformer_start(graph, decoder, states)
+        case _:
+            assert_never(decoder)
+    outputs.append(graph.named("mask", "memory.mask"))
+    inputs = {"source": (TensorProto.INT64, ["B", "S"]), "mask": (TensorProto.BOOL, ["B", "S"])}
+    return graph.model(inputs, outputs)
+
+
+def _parts(model: Seq2Seq) -> tuple[AnyEncoderModule, AnyDecoderModule]:
+    encoder, decoder = model.encoder, model.decoder
+    assert isinstance(encoder, BahdanauEncoder | LuongEncoder | TransformerEncoder), "what build makes"
+    assert isinstance(decoder, BahdanauDecoder | LuongDecoder | TransformerDecoder), "what build makes"
+    return encoder, decoder
+
+
+def _recurrent_encoder(graph: Graph, encoder: RecurrentEncoder) -> tuple[str, str]:
+    """The states of the top layer (B, S, H) and its last ones (B, H), whatever the lengths are."""
+    rnn = encoder.rnn
+    lengths = graph(
+        "ReduceSum", graph("Cast", "mask", to=6), graph.constant([1]), keepdims=0
+    )  # 6 is TensorProto.INT32
+    x = graph("Transpose", graph.embed(encoder.embedding, "source"), perm=[1, 0, 2])
+    last = ""
+    for layer in range(rnn.num_layers):
+        weights = [graph.array(f"encoder.rnn.{layer}.{part}", values) for part, values in _packed(rnn, layer).items()]
+        x, last = graph.several(
+            "LSTM" if isinstance(rnn, nn.LSTM) else "GRU",
+            *(x, *weights, lengths),
+            names=[f"encoder.states.{layer}", f"encoder.last.{layer}"],
+            hidden_size=rnn.hidden_size,
+            direction="bidirectional" if rnn.bidirectional else "forward",
+            **({} if isinstance(rnn, nn.LSTM) else {"linear_before_reset": 1}),
+        )
+        x = graph("Reshape", graph("Transpose", x, perm=[0, 2, 1, 3]), graph.constant([0, 0, encoder.width]))
+    final = graph("Reshape", graph("Transpose", last, perm=[1, 0, 2]), graph.constant([0, encoder.width]))
+    return graph("Transpose", x, perm=[1, 0, 2]), final
+
+
+def _packed(rnn: nn.GRU | nn.LSTM, layer: int) -> dict[str, Array]:
+    """A layer's weights of both directions, the gates in ONNX's order: z r n for a GRU, i o f g for an LSTM."""
+    order = [0, 3, 1, 2] if isinstance(rnn, nn.LSTM) else [1, 0, 2]
+
+    def of(kind: str) -> Array:
+        names = [f"{kind}_l{layer}{end}" for end in (("", "_reverse") if rnn.bidirectional else ("",))]
+        values = [np.split(values_of(getattr(rnn, name)), len(order)) for name in names]
+        return np.stack([np.concatenate([gates[place] for place in order]) for gates in values])
+
+    biases = np.concatenate([of("bias_ih"), of("bias_hh")], axis=1)
+    return {"input": of("weight_ih"), "hidden": of("weight_hh"), "bias": biases}
+
+
+def _transformer_encoder(graph: Graph, encoder: TransformerEncoder) -> tuple[str, str]:
+    """The states of the last layer (B, S, H) and their means over the sentences (B, H)."""
+    length = graph.size("source", 1)
+    visible = graph("Unsqueeze", "mask", graph.constant([1, 2]))
+    if encoder.window:
+        place = graph("Range", graph.constant(0), graph("Squeeze", length), graph.constant(1))
+        across, down = (graph("Unsqueeze", place, graph.constant([axis])) for axis in (0, 1))
+        near = graph("LessOrEqual", graph("Abs", graph("Sub", across, down)), graph.constant(encoder.window))
+        padding = graph("Not", graph("Unsqueeze", "mask", graph.constant([1, 3])))
+        visible = graph("And", visible, graph("Or", near, padding))
+    x = graph.embed(encoder.embedding, "source", graph.positions(encoder.positions, graph.constant([0]), length))
+    for layer in encoder.layers:
+        y = _enter(graph, layer.around_self, x)
+        attended, _ = graph.attend(layer.self_attention, y, *graph.project(layer.self_attention, y), visible)
+        x = _leave(graph, layer.around_self, x, attended)
+        x = _feed_forward(graph, layer.feed_forward, layer.around_feed_forward, x)
+    states = graph.norm(encoder.norm, x)
+    real = graph("Cast", graph("Unsqueeze", "mask", graph.constant([2])), to=1)  # TensorProto.FLOAT
+    sums = [graph("ReduceSum", y, graph.constant([1]), keepdims=0) for y in (graph("Mul", states, real), real)]
+    return states, graph("Div", *sums)
+
+
+def _enter(graph: Graph, around: Residual, x: str) -> str:
+    return graph.norm(around.norm, x) if around.before else x
+
+
+def _leave(graph: Graph, around: Residual, x: str, answer: str) -> str:
+    summed = graph("Add", x, answer)
+    return summed if around.before else graph.norm(around.norm, summed)
+
+
+def _feed_forward(graph: Graph, part: FeedForward, around: Residual, x: str) -> str:
+    inner = graph("Relu", graph.linear(part.inner, _enter(graph, around, x)))
+    return _leave(graph, around, x, graph.linear(part.outer, inner))
+
+
+# ----------------------------------------------------------------------------------------------- what decoders start from
+
+
+def _keys(graph: Graph, score: Score, states: str) -> list[str]:
+    """The memory of a recurrent decoder: states, and keys where they are not the states themselves."""
+    outputs = [graph.named(states, "memory.states")]
+    if isinstance(score, AdditiveScore | GeneralScore):
+        outputs.append(graph.named(graph.linear(score.key, states), "memory.keys"))
+    return outputs
+
+
+def _gru_start(graph: Graph, decoder: BahdanauDecoder, states: str, final: str) -> list[str]:
+    layers = 1 + len(decoder.above)
+    start = graph.split(graph("Tanh", graph.linear(decoder.bridge, final)), layers)
+    return [
+        *_keys(graph, decoder.score, states),
+        *(graph.named(hidden, f"state.hidden.{layer}") for layer, hidden in enumerate(start)),
+    ]
+
+
+def _lstm_start(graph: Graph, decoder: LuongDecoder, states: str, final: str) -> list[str]:
+    layers = 1 + len(decoder.above)
+    parts = graph.split(graph.linear(decoder.bridge, final), 2 * layers)
+    outputs = _keys(graph, decoder.score, states)
+    outputs += [graph("Tanh", hidden, name=f"state.hidden.{n}") for n, hidden in enumerate(parts[:layers])]
+    outputs += [graph.named(cell, f"state.cell.{n}") for n, cell in enumerate(parts[layers:])]
+    if decoder.feed is not None:
+        outputs.append(graph("Mul", outputs[-1], graph.constant(0.0, np.float32), name="state.attentional"))
+    return outputs
+
+
+def _transformer_start(graph: Graph, decoder: TransformerDecoder, states: str) -> list[str]:
+    outputs = []
+    for number, layer in enumerate(decoder.layers):
+        keys, values = graph.project(layer.cross_attention, states)
+        outputs += [graph.named(keys, f"memory.keys.{number}"), graph.named(values, f"memory.values.{number}")]
+    rest = graph.constant([decoder.heads, 0, decoder.width // decoder.heads])
+    nothing = graph("ConstantOfShape", graph("Concat", graph.size(states, 0), rest, axis=0))
+    for number in range(len(decoder.layers)):
+        outputs += [graph.named(nothing, f"state.{part}.{number}") for part in ("keys", "values")]
+    return outputs
+
+
+# ------------------------------------------------------------------------------------------------------------ decoders
+
+
+def step_graph(model: Seq2Seq) -> ModelProto:
+    """One step of the decoder and the output layer."""
+    from onnx import TensorProto
+
+    _, decoder = _parts(model)
+    graph = Graph(model)
+    match decoder:
+        case BahdanauDecoder():
+            features, attention, state = _gru_step(graph, decoder)
+        case LuongDecoder():
+            features, attention, state = _lstm_step(graph, decoder)
+        case TransformerDecoder():
+            features, attention, state = _transformer_step(graph, decoder)
+        case _:
+            assert_never(decoder)
+    graph("Gemm", features, graph.weight(model.output.weight), name="logits", transB=1)
+    graph.named(attention, "attention")
+    outputs = ["logits", "attention", *state]
+    inputs: dict[str, tuple[Any, Sequence[str | int]]] = {"tokens": (TensorProto.INT64, ["R"])}
+    if isinstance(decoder, TransformerDecoder):
+        sides = {"memory": "S", "state": "T"}
+        shapes = {side: ["R", decoder.heads, length, decoder.width // decoder.heads] for side, length in sides.items()}
+        for number in range(len(decoder.layers)):
+            for side, shape in shapes.items():
+                inputs |= {f"{side}.{part}.{number}": (TensorProto.FLOAT, shape) for part in ("keys", "values")}
+    else:
+        inputs["memory.states"] = (TensorProto.FLOAT, ["R", "S", "H"])
+        if isinstance(decoder.score, AdditiveScore | GeneralScore):
+            inputs["memory.keys"] = (TensorProto.FLOAT, ["R", "S", "K"])
+        for name in state:
+            inputs[name.replace("next.", "state.")] = (TensorProto.FLOAT, ["R", "W"])
+    inputs["memory.mask"] = (TensorProto.BOOL, ["R", "S"])
+    return graph.model(inputs, outputs)
+
+
+def _gru_step(graph: Graph, decoder: BahdanauDecoder) -> tuple[str, str, list[str]]:
+    cells = [decoder.first, *decoder.above]
+    hidden = [f"state.hidden.{layer}" for layer in range(len(cells))]
+    embedded = graph.embed(decoder.embedding, "tokens")
+    context, attention = _look(graph, decoder.score, hidden[-1])
+    projected = graph("Add", graph.linear(decoder.first.input, embedded), graph.linear(decoder.context, context))
+    below, state = "", []
+    for layer, cell in enumerate(cells):
+        projected = graph.linear(cell.input, below) if layer else projected
+        below = _gru_cell(graph, cell, projected, hidden[layer], name=f"next.hidden.{layer}")
+        state.append(below)
+    read = graph.linear(decoder.readout, graph("Concat", below, embedded, context, axis=1))
+    pairs = graph("Reshape", read, graph.constant([0, 2, decoder.width]))
+    return graph("ReduceMax", pairs, graph.constant([1]), keepdims=0), attention, state
+
+
+def _gru_cell(graph: Graph, cell: GruCell, projected: str, hidden: str, *, name: str) -> str:
+    (p_r, p_z, p_n), (u_r, u_z, u_n) = graph.split(projected, 3), graph.split(graph.linear(cell.hidden, hidden), 3)
+    reset, update = (graph("Sigmoid", graph("Add", p, u)) for p, u in ((p_r, u_r), (p_z, u_z)))
+    candidate = graph("Tanh", graph("Add", p_n, graph("Mul", reset, u_n)))
+    return graph("Add", candidate, graph("Mul", update, graph("Sub", hidden, candidate)), name=name)
+
+
+def _lstm_step(graph: Graph, decoder: LuongDecoder) -> tuple[str, str, list[str]]:
+    cells = [decoder.first, *decoder.above]
+    projected = graph.linear(decoder.first.input, graph.embed(decoder.embedding, "tokens"))
+    if decoder.feed is not None:
+        projected = graph("Add", projected, graph.linear(decoder.feed, "state.attentional"))
+    below, state = "", []
+    for layer, cell in enumerate(cells):
+        projected = graph.linear(cell.input, below) if layer else projected
+        below, kept = _lstm_cell(graph, cell, projected, layer)
+        state += [below, kept]
+    context, attention = _look(graph, decoder.score, below)
+    both = graph("Concat", context, below, axis=1)
+    attentional = graph("Tanh", graph.linear(decoder.attentional, both), name="next.attentional")
+    return attentional, attention, [*state, *([attentional] if decoder.feed is not None else [])]
+
+
+def _lstm_cell(graph: Graph, cell: LstmCell, projected: str, layer: int) -> tuple[str, str]:
+    gates = graph("Add", projected, graph.linear(cell.hidden, f"state.hidden.{layer}"))
+    i, f, g, o = graph.split(gates, 4)
+    kept = graph("Mul", graph("Sigmoid", f), f"state.cell.{layer}")
+    new = graph("Mul", graph("Sigmoid", i), graph("Tanh", g))
+    memory = graph("Add", kept, new, name=f"next.cell.{layer}")
+    return graph("Mul", graph("Sigmoid", o), graph("Tanh", memory), name=f"next.hidden.{layer}"), memory
+
+
+def _look(graph: Graph, score: Score, query: str) -> tuple[str, str]:
+    """The context (R, H) of a query (R, Q), and where it looked (R, S)."""
+    last = graph.constant([2])
+    if isinstance(score, AdditiveScore):
+        asked = graph("Unsqueeze", graph.linear(score.query, query), graph.constant([1]))
+        scores = graph.linear(score.energy, graph("Tanh", graph("Add", asked, "memory.keys")))
+    else:
+        keys = "memory.keys" if isinstance(score, GeneralScore) else "memory.states"
+        scores = graph("MatMul", keys, graph("Unsqueeze", query, last))
+    scores = graph("Squeeze", scores, last)
+    if isinstance(score, ScaledDotScore):
+        width = graph("Cast", graph.size(query, 1), to=1)
+        scores = graph("Div", scores, graph("Sqrt", width))
+    masked = graph("Where", "memory.mask", scores, graph.constant(MINUS_INFINITY, np.float32))
+    weights = graph("Softmax", masked, axis=-1)
+    context = graph("MatMul", graph("Unsqueeze", weights, graph.constant([1])), "memory.states")
+    return graph("Squeeze", context, graph.constant([1])), weights
+
+
+def _transformer_step(graph: Graph, decoder: TransformerDecoder) -> tuple[str, str, list[str]]:
+    written = graph.size("state.keys.0", 2)
+    positions = graph.positions(decoder.positions, written, graph.constant([1]))
+    tokens = graph("Unsqueeze", "tokens", graph.constant([1]))
+    x = graph.embed(decoder.embedding, tokens, positions)
+    state: list[str] = []
+    attention = ""
+    for number, layer in enumerate(decoder.layers):
+        x, weights = _transformer_layer(graph, layer, number, x)
+        state += [f"next.keys.{number}", f"next.values.{number}"]
+        if number == decoder.alignment_layer:
+            mean = graph("ReduceMean", weights, graph.constant([1]), keepdims=0)
+            attention = graph("Squeeze", mean, graph.constant([1]))
+    features = graph("Squeeze", graph.norm(decoder.norm, x), graph.constant([1]))
+    return features, attention, state
+
+
+def _transformer_layer(graph: Graph, layer: DecoderLayer, number: int, x: str) -> tuple[str, str]:
+    y = _enter(graph, layer.around_self, x)
+    keys, values = (
+        graph("Concat", f"state.{part}.{number}", now, axis=2, name=f"next.{part}.{number}")
+        for part, now in zip(("keys", "values"), graph.project(layer.self_attention, y), strict=True)
+    )
+    attended, _ = graph.attend(layer.self_attention, y, keys, values, None)
+    x = _leave(graph, layer.around_self, x, attended)
+    mask = graph("Unsqueeze", "memory.mask", graph.constant([1, 2]))
+    memory = (f"memory.keys.{number}", f"memory.values.{number}")
+    attended, weights = graph.attend(layer.cross_attention, _enter(graph, layer.around_cross, x), *memory, mask)
+    x = _leave(graph, layer.around_cross, x, attended)
+    return _feed_forward(graph, layer.feed_forward, layer.around_feed_forward, x), weights
