@@ -42,6 +42,7 @@ VERBS = {
     "translate": "Translate lines of text.",
     "score": "Say how likely a model finds given translations.",
     "evaluate": "Score translations: BLEU, chrF, TER.",
+    "export": "Write a model for another engine, proved to translate as the run does.",
     "align": "Link words by attention, draw it, measure AER.",
     "average": "Make one model of several checkpoints of a run.",
     "runs": "List runs and what they reached.",

@@ -4,7 +4,7 @@
 ``LOCAL_RANK`` on its machine. :class:`Ranks` is all that the rest of nmt knows of it: for a single process every method
 is there and does nothing, so that there is one road for one process and for many. Gradients go through torch's
 DistributedDataParallel, by NCCL between GPUs and gloo between processors; the few numbers that are agreed on beside
-them always go by gloo, which tells at once when a process has ended.
+them always go by gloo, which tells at once when a process has ended. A single process loads no torch for it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from types import FrameType
-
-import torch
-from torch import Tensor, distributed, nn
+from typing import TYPE_CHECKING, Any
 
 from nmt.errors import ConfigError, Interrupted, TrainingError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["ALONE", "Ranks", "joined"]
 
@@ -35,7 +36,11 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0) -> None:
         self.rank, self.size, self.local = rank, size, local
-        self._patient = distributed.new_group(backend="gloo", timeout=PATIENCE) if size > 1 else None
+        self._patient: Any = None
+        if size > 1:
+            import torch
+
+            self._patient = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     @property
     def is_first(self) -> bool:
@@ -46,42 +51,52 @@ class Ranks:
         """Each value summed over all processes, the same in each to the last bit."""
         if self.size == 1:
             return values
+        import torch
+
         sums = torch.tensor(values, dtype=torch.float64)
-        distributed.all_reduce(sums, group=self._patient)
+        torch.distributed.all_reduce(sums, group=self._patient)
         return tuple(sums.tolist())
 
     def of_first(self, *values: float) -> tuple[float, ...]:
         """The values that the first process gives, in every process, however long the first takes to come by them."""
         if self.size == 1:
             return values
+        import torch
+
         told = torch.tensor(values, dtype=torch.float64)
-        distributed.broadcast(told, 0, group=self._patient)
+        torch.distributed.broadcast(told, 0, group=self._patient)
         return tuple(told.tolist())
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all processes by rank; they have one shape and lie in main memory."""
         if self.size == 1:
             return [tensor]
+        import torch
+
         tensors = [torch.empty_like(tensor) for _ in range(self.size)]
-        distributed.all_gather(tensors, tensor, group=self._patient)
+        torch.distributed.all_gather(tensors, tensor, group=self._patient)
         return tensors
 
     def tell(self, text: str) -> str:
         """What the first process says, in every process, however long it takes to find words."""
         if self.size == 1:
             return text
+        import torch
+
         said = text.encode() if self.is_first else b""
         (length,) = self.of_first(len(said))
         letters = torch.empty(int(length), dtype=torch.uint8)
         if said:
             letters.copy_(torch.frombuffer(bytearray(said), dtype=torch.uint8))
-        distributed.broadcast(letters, 0, group=self._patient)
+        torch.distributed.broadcast(letters, 0, group=self._patient)
         return letters.numpy().tobytes().decode()
 
     def collect(self, text: str) -> list[str]:
         """What each process says, by rank, in every process."""
         if self.size == 1:
             return [text]
+        import torch
+
         said = text.encode()
         lengths = [int(length) for length in self.gather(torch.tensor([len(said)]))]
         letters = torch.zeros(max(lengths), dtype=torch.uint8)
@@ -94,7 +109,9 @@ class Ranks:
     def wait(self) -> None:
         """Go on when all processes have come here."""
         if self.size > 1:
-            distributed.barrier(group=self._patient)
+            import torch
+
+            torch.distributed.barrier(group=self._patient)
 
     def leave(self) -> None:
         """Let go of what talks to the others: nothing can be agreed on any more."""
@@ -116,7 +133,9 @@ class Ranks:
         """
         if self.size == 1:
             return module
-        kind = nn.parallel.DistributedDataParallel
+        import torch
+
+        kind = torch.nn.parallel.DistributedDataParallel
         if "forward_sync_buffers" in inspect.signature(kind).parameters:  # what torch 2.13 calls it
             return kind(module, gradient_as_bucket_view=True, forward_sync_buffers=False)
         return kind(module, gradient_as_bucket_view=True, broadcast_buffers=False)
@@ -124,8 +143,12 @@ class Ranks:
     @contextlib.contextmanager
     def local_gradients(self, module: nn.Module) -> Iterator[None]:
         """Backward passes of a :meth:`parallel` module inside add up gradients of this process alone."""
+        import torch
+
         alone = (
-            module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else contextlib.nullcontext()
+            module.no_sync()
+            if isinstance(module, torch.nn.parallel.DistributedDataParallel)
+            else contextlib.nullcontext()
         )
         with alone:
             yield
@@ -146,13 +169,15 @@ def joined() -> Iterator[Ranks]:
     if size == 1:
         yield ALONE
         return
+    import torch
+
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
         if torch.cuda.is_available():
             torch.cuda.set_device(local % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
-            distributed.init_process_group(backend, timeout=STEP_TIMEOUT)
+            torch.distributed.init_process_group(backend, timeout=STEP_TIMEOUT)
         except ValueError as error:
             raise ConfigError(f"WORLD_SIZE={size} in the environment, but {error}; torchrun sets both") from error
         ranks = Ranks(rank, size, local)
@@ -172,8 +197,8 @@ def joined() -> Iterator[Ranks]:
         ) from told
     finally:
         signal.signal(signal.SIGTERM, before)
-        if distributed.is_initialized():  # and with it the threads of its groups, before Python ends
-            distributed.destroy_process_group()
+        if torch.distributed.is_initialized():  # and with it the threads of its groups, before Python ends
+            torch.distributed.destroy_process_group()
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -182,8 +207,10 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def _tells_of_others(error: RuntimeError) -> bool:
     """Whether an error is one of talking to other processes; gloo has words for that only."""
+    import torch
+
     words = ("gloo", "connection closed", "connection reset", "connection refused", "timed out")
-    return isinstance(error, distributed.DistError) or any(word in str(error).lower() for word in words)
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error).lower() for word in words)
 
 
 def _number(name: str, least: int) -> int:

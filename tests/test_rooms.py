@@ -26,6 +26,7 @@ ROOMS = (
     "alignment",
     "formats",
     "training",
+    "export",
     "race",
     "demo",
 )

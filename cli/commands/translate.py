@@ -11,7 +11,7 @@ import typer
 from nmt.errors import ConfigError, DataError
 from nmt_cli import console
 from nmt_cli.continuing import Begun, look_back, whole_output
-from nmt_cli.options import Device, Threads, use_threads
+from nmt_cli.options import Device, Threads
 from nmt_cli.searching import with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows, obeying_the_first
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile
@@ -26,7 +26,7 @@ __all__ = ["translate"]
 def translate(
     run: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="The run folder whose model translates; of several the mean."),
+        typer.Argument(metavar="RUN...", help="The run folder, or an export of one, that translates; of several runs the mean."),
     ],
     input: InputFile = STANDARD,
     output: OutputFile = STANDARD,
@@ -85,9 +85,8 @@ def translate(
     units = align_units or "words"
     style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints)
     output = _output(output, continue_from)
-    use_threads(threads)
     with joined() as ranks:
-        translator = Translator.load(*run, which=checkpoint, device=device, **search)
+        translator = Translator.load(*run, which=checkpoint, device=device, threads=threads, **search)
         attention, words = style.align is not None, style.confidence
         translator.check(nbest or 1, attention=attention)
         name = "stdin" if input == STANDARD else str(input)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from nmt.config import DecodingConfig
 from nmt.data.batching import pad
@@ -18,6 +20,7 @@ from nmt.decoding.mbr import minimum_bayes_risk
 from nmt.decoding.request import Source
 from nmt.decoding.sampling import sample
 from nmt.decoding.scoring import evaluating
+from nmt.decoding.search import Searchable
 from nmt.errors import ConfigError, is_out_of_memory
 from nmt.layers.packing import Precision, resolve_precision
 from nmt.layers.positions import longest
@@ -34,27 +37,45 @@ class TorchEngine:
     as they were.
     """
 
-    def __init__(self, model: Seq2Seq | Ensemble, tokenizers: Tokenizers, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Searchable,
+        tokenizers: Tokenizers,
+        device: torch.device | str = "cpu",
+        *,
+        limits: tuple[int | None, int | None] | None = None,
+    ) -> None:
+        """``limits`` are the longest source and target of a model that does not say so itself."""
         self.model = model
         self.tokenizers = tokenizers
         self.device = torch.device(device)
-        self.longest_source = longest(model.encoder)
-        self.longest_target = longest(model.decoder)
-        self._models = (model,) if isinstance(model, Seq2Seq) else model.models
-        self._weights = list(model.parameters())
+        self._models: tuple[Seq2Seq, ...] = ()
+        self._weights: list[nn.Parameter] = []
         self._packed: dict[Precision, tuple[object, Packed | Ensemble]] = {}
+        if isinstance(model, Seq2Seq | Ensemble):
+            self._models = (model,) if isinstance(model, Seq2Seq) else model.models
+            self._weights = list(model.parameters())
+            limits = limits or (longest(model.encoder), longest(model.decoder))
+        self.longest_source, self.longest_target = limits or (None, None)
 
     def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
         """Raise ConfigError where the beam cannot hold ``nbest``, or the device does not have the precision."""
         check_nbest(nbest, config)
-        resolve_precision(config.precision, self.device)
+        if self._models:
+            resolve_precision(config.precision, self.device)
+        elif config.precision not in ("auto", "float32"):
+            raise ConfigError(f"precision {config.precision}: an export is of the precision that it was written in")
 
-    def packed(self, config: DecodingConfig) -> Packed | Ensemble:
+    def packed(self, config: DecodingConfig) -> Searchable:
         """The model as it is now, laid out for search; what was laid out before serves while the weights are the same.
+
+        What is run by another library is laid out already.
 
         A weight is known by its memory and by how often it was written to; optimizers that do not count that follow a
         forced pass.
         """
+        if not isinstance(self.model, Seq2Seq | Ensemble):
+            return self.model
         precision = resolve_precision(config.precision, self.device)
         version: list[object] = [one.passes for one in self._models]
         version += ((one.data_ptr(), 0 if one.is_inference() else one._version) for one in self._weights)
@@ -81,7 +102,7 @@ class TorchEngine:
             "max_length": self.longest_target,
         }
         try:
-            with evaluating(self.model):
+            with evaluating(self.model) if isinstance(self.model, nn.Module) else contextlib.nullcontext():
                 model = self.packed(config)
                 if config.mbr != "none":
                     return minimum_bayes_risk(model, tokens, mask, decode=tokenizer.decode, **how)

@@ -30,6 +30,7 @@ from nmt.config import DecodingConfig
 from nmt.data.tokenizer import Tokenizers
 from nmt.decoding.constraints import met
 from nmt.decoding.engine import Engine
+from nmt.decoding.exported import Export, is_export
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lengths import length_penalty
 from nmt.decoding.request import Request, Source
@@ -55,6 +56,8 @@ WINDOW = 16
 
 TOKENS_A_SENTENCE = 64
 """A batch of longer sentences holds fewer: ``batch_size`` times this many source tokens, padding counted."""
+
+_ONE_MODEL = "this needs the run folder of one model: exports and ensembles only translate"
 
 _log = logging.getLogger(__name__)
 
@@ -152,22 +155,36 @@ class Translator:
 
     @staticmethod
     def load(
-        folder: Path | str, *others: Path | str, which: str = "best", device: str = "auto", **decoding: Any
+        folder: Path | str,
+        *others: Path | str,
+        which: str = "best",
+        device: str = "auto",
+        threads: int = 0,
+        **decoding: Any,
     ) -> Translator:
-        """The translator in a run folder; ``decoding`` overrides the recipe: ``Translator.load("run", beam=1)``.
+        """The translator in a run folder or an export; ``decoding`` overrides what that says of search:
+        ``Translator.load("run", beam=1)``.
 
-        Of several folders the models translate together (:mod:`nmt.decoding.ensemble`); they have the same tokenizers,
-        and the first one's recipe says how to search. ``which`` is ``best``, ``average``, ``step-N`` or what
-        ``nmt average`` called it; ``device`` is ``auto`` or what torch calls it.
+        Of several run folders the models translate together (:mod:`nmt.decoding.ensemble`); they have the same
+        tokenizers, and the first one's recipe says how to search. ``which`` is ``best``, ``average``, ``step-N`` or
+        what ``nmt average`` called it; ``device`` is ``auto`` or what torch calls it; ``threads`` are the processor's,
+        0 being all.
 
-        Raises CheckpointError for a run that cannot be read, ConfigError for an override or device that cannot be, or
-        for runs with other tokenizers.
+        Raises CheckpointError for what cannot be read, ConfigError for an override or device that cannot be, or for
+        runs with other tokenizers, NmtError for an export whose library is not installed.
         """
+        folders = [Path(one) for one in (folder, *others)]
+        if any(map(is_export, folders)):
+            return _exported(folders, which, device, threads, decoding)
+        import torch
+
         from nmt.checkpoint import Run
         from nmt.decoding.ensemble import Ensemble, check_tokenizers
         from nmt.decoding.torch_engine import TorchEngine, pick_device
 
-        runs = [Run.open(Path(one)) for one in (folder, *others)]
+        if threads:
+            torch.set_num_threads(threads)
+        runs = [Run.open(one) for one in folders]
         check_tokenizers([(str(run.folder), run.tokenizers) for run in runs])
         place = pick_device(device)
         settings = overridden(runs[0].recipe.decoding, decoding)
@@ -178,11 +195,11 @@ class Translator:
     @property
     def model(self) -> Seq2Seq:
         """The one model in memory. Raises ConfigError where there is none: for exports and ensembles."""
-        from nmt.decoding.ensemble import Ensemble
+        from nmt.models.seq2seq import Seq2Seq
 
         model = self._torch.model
-        if isinstance(model, Ensemble):
-            raise ConfigError("this needs the run folder of one model: exports and ensembles only translate")
+        if not isinstance(model, Seq2Seq):
+            raise ConfigError(_ONE_MODEL)
         return model
 
     @property
@@ -195,7 +212,7 @@ class Translator:
         from nmt.decoding.torch_engine import TorchEngine
 
         if not isinstance(self.engine, TorchEngine):
-            raise ConfigError("this needs the run folder of one model: exports and ensembles only translate")
+            raise ConfigError(_ONE_MODEL)
         return self.engine
 
     @property
@@ -454,6 +471,18 @@ class Translator:
         )
         covered = sum(penalties) if self.decoding.coverage_penalty else 0.0
         return total / length_penalty(length, self.decoding) + covered
+
+
+def _exported(folders: Sequence[Path], which: str, device: str, threads: int, decoding: dict[str, Any]) -> Translator:
+    """The translator of an export; it has one model and translates alone."""
+    if len(folders) > 1:
+        raise ConfigError(f"{next(filter(is_export, folders))}: an export translates alone: ensembles are made of runs")
+    (folder,) = folders
+    if which != "best":
+        raise ConfigError(f"{folder}: an export holds one model, and no checkpoint {which!r}")
+    export = Export.open(folder)
+    settings = overridden(export.decoding, decoding)
+    return Translator(export.engine(folder, device=device, threads=threads), export.tokenizers, settings)
 
 
 def _word(before: str) -> int:

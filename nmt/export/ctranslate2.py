@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -26,9 +26,9 @@ from nmt.models import transformer as ours
 if TYPE_CHECKING:
     from ctranslate2.specs.transformer_spec import TransformerSpec
 
-__all__ = ["Quantization", "check_model", "convert"]
+__all__ = ["QUANTIZATIONS", "check_model", "convert"]
 
-Quantization = Literal["none", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16"]
+QUANTIZATIONS = ("none", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
 """How CTranslate2 keeps weights. What a processor cannot compute with is widened where the model is loaded."""
 
 
@@ -44,14 +44,14 @@ def check_model(config: ModelConfig) -> None:
         raise ConfigError(f"CTranslate2 cannot run {reason}: export it with --to onnx")
 
 
-def convert(model: Seq2Seq, config: ModelConfig, tokenizers: Tokenizers, quantization: Quantization) -> dict[str, bytes]:
+def convert(model: Seq2Seq, config: ModelConfig, tokenizers: Tokenizers, quantization: str) -> dict[str, bytes]:
     """The files of a CTranslate2 model, by name. ``model`` is left as it is.
 
     Raises ConfigError for a model that CTranslate2 cannot run, and for an unknown ``quantization``.
     """
     check_model(config)
-    if quantization not in get_args(Quantization):
-        raise ConfigError(f"--quantize {quantization}: for ctranslate2 it is one of {', '.join(get_args(Quantization))}")
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f"--quantize {quantization}: for ctranslate2 it is one of {', '.join(QUANTIZATIONS)}")
     specification = _specification(model, config, tokenizers)
     specification.validate()
     specification.optimize(None if quantization == "none" else quantization)

@@ -21,7 +21,7 @@ from nmt.layers.positions import LearnedPositions, SinusoidalPositions
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["Array", "Graph"]
+__all__ = ["MINUS_INFINITY", "Array", "Graph", "type_of", "values_of"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,12 +32,17 @@ MINUS_INFINITY = np.float32(-np.inf)
 
 
 class Graph:
-    """A graph that grows; ``names`` are those of the model's parameters, under which their values are kept."""
+    """A graph that grows; it keeps the parameters of ``model`` under the names they have there.
 
-    def __init__(self, model: nn.Module) -> None:
+    With ``narrow`` tables and the matrices of products are kept in 8 bits, with a scale for each of their rows.
+    """
+
+    def __init__(self, model: nn.Module, *, narrow: bool = False) -> None:
+        self._narrow = narrow
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._nodes: list[Any] = []
         self._weights: dict[str, Array] = {}
+        self._constants: dict[tuple[Any, ...], str] = {}
         self._count = 0
 
     # ------------------------------------------------------------------------------------------------------- operators
@@ -62,13 +67,11 @@ class Graph:
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
         """A number, or a list of numbers, that is part of the graph."""
         array = np.array(value, dtype=dtype)
-        for name, known in self._weights.items():
-            if name.startswith("constant.") and known.dtype == array.dtype and np.array_equal(known, array):
-                if known.shape == array.shape:
-                    return name
-        name = self._fresh("constant")
-        self._weights[name] = array
-        return name
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self._fresh("constant")
+            self._weights[self._constants[key]] = array
+        return self._constants[key]
 
     def weight(self, parameter: Tensor, *, transposed: bool = False) -> str:
         """A parameter, kept once however often it is used."""
@@ -95,32 +98,62 @@ class Graph:
         self._count += 1
         return f"{kind}.{self._count}"
 
-    def model(self, inputs: Mapping[str, tuple[Any, Sequence[str | int]]], outputs: Sequence[str]) -> ModelProto:
-        """The finished graph; ``inputs`` have types and shapes, a letter standing for a length that varies."""
-        from onnx import TensorProto, checker, helper, numpy_helper
+    def model(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> ModelProto:
+        """The finished graph. Each value has a shape of letters; a letter is a length, the same wherever it stands."""
+        from onnx import checker, helper, numpy_helper
 
-        graph = helper.make_graph(
-            self._nodes,
-            "nmt",
-            [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
-            [
-                helper.make_tensor_value_info(name, TensorProto.BOOL if name == "memory.mask" else TensorProto.FLOAT, None)
-                for name in outputs
-            ],
-            [numpy_helper.from_array(values, name) for name, values in self._weights.items()],
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="nmt"
-        )
+        def described(values: Mapping[str, str]) -> list[Any]:
+            return [helper.make_tensor_value_info(name, _kind(name), list(shape)) for name, shape in values.items()]
+
+        weights = [numpy_helper.from_array(values, name) for name, values in self._weights.items()]
+        graph = helper.make_graph(self._nodes, "nmt", described(inputs), described(outputs), weights)
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="nmt")
         checker.check_model(model)
         return model
 
     # ---------------------------------------------------------------------------------------------------------- layers
 
-    def linear(self, layer: nn.Linear, x: str) -> str:
+    def linear(self, layer: nn.Linear, x: str, *, name: str = "") -> str:
         """x W^T + b."""
-        product = self("MatMul", x, self.weight(layer.weight, transposed=True))
-        return product if layer.bias is None else self("Add", product, self.weight(layer.bias))
+        bias: Tensor | None = layer.bias
+        product = self._narrow_product(layer.weight, x) if self._narrow else self._product(layer.weight, x)
+        return self("Sum", product, *([] if bias is None else [self.weight(bias)]), name=name)
+
+    def output(self, layer: nn.Linear, features: str) -> str:
+        """The ``logits`` (R, V); a matrix that is the table of the embedding is not kept a second time."""
+        if self._narrow:
+            return self.linear(layer, features, name="logits")
+        return self("Gemm", features, self.weight(layer.weight), name="logits", transB=1)
+
+    def _product(self, matrix: Tensor, x: str) -> str:
+        return self("MatMul", x, self.weight(matrix, transposed=True))
+
+    def _narrow_product(self, matrix: Tensor, x: str) -> str:
+        """x W^T in whole numbers: each row of x by its own scale, so that no row depends on those beside it.
+
+        Bytes without sign by bytes with sign is what processors are quick at: x lies around 128. Of a weight's 8 bits 7
+        are used: without instructions made for it, products are added up in pairs of 16 bits, which 2 * 255 * 63 fits.
+        """
+        weights, scales = self._rows(matrix, levels=63, transposed=True)
+        largest = self("ReduceMax", self("Abs", x), self.constant([-1]), keepdims=1)
+        tiny = self.constant(1e-20, np.float32)
+        scale = self("Div", self("Max", largest, tiny), self.constant(127, np.float32))
+        middle = self("Add", self("Div", x, scale), self.constant(128, np.float32))
+        whole = self("Cast", self("Round", middle), to=type_of(np.uint8))
+        product = self("MatMulInteger", whole, weights, self.constant(128, np.uint8))
+        return self("Mul", self("Mul", self("Cast", product, to=type_of(np.float32)), scales), scale)
+
+    def _rows(self, matrix: Tensor, *, levels: int, transposed: bool = False) -> tuple[str, str]:
+        """A matrix in whole numbers from -``levels`` to ``levels``, and for each row what one of them is worth."""
+        name = f"{self._names[id(matrix)]}.{levels}"
+        if name not in self._weights:
+            values = values_of(matrix)
+            scales = np.maximum(np.abs(values).max(axis=1), np.float32(1e-20)) / np.float32(levels)
+            whole = np.rint(values / scales[:, None]).astype(np.int8)
+            self._weights[name] = np.ascontiguousarray(whole.T) if transposed else whole
+            self._weights[f"{name}.scales"] = scales
+        return name, f"{name}.scales"
 
     def norm(self, layer: nn.Module, x: str) -> str:
         """Layer normalisation; ``x`` itself where there is none."""
@@ -130,7 +163,13 @@ class Graph:
 
     def embed(self, embedding: TokenEmbedding, tokens: str, positions: str | None = None) -> str:
         """The vectors of tokens, positions added where there are any."""
-        vectors = self("Gather", self.weight(embedding.table.weight), tokens)
+        table = embedding.table.weight
+        if self._narrow:
+            whole, scales = (self("Gather", part, tokens) for part in self._rows(table, levels=127))
+            widened = self("Cast", whole, to=type_of(np.float32))
+            vectors = self("Mul", widened, self("Unsqueeze", scales, self.constant([-1])))
+        else:
+            vectors = self("Gather", self.weight(table), tokens)
         if embedding.scale != 1.0:
             vectors = self("Mul", vectors, self.constant(embedding.scale, np.float32))
         return vectors if positions is None else self("Add", vectors, positions)
@@ -143,12 +182,12 @@ class Graph:
             return self("Gather", self.weight(module.weight), places)
         half = module.width // 2
         frequencies = np.exp(np.arange(half) * -(math.log(10000.0) / max(half - 1, 1)))
-        numbers = self("Cast", self("Add", places, self.constant(1)), to=_type(np.float64))
+        numbers = self("Cast", self("Add", places, self.constant(1)), to=type_of(np.float64))
         angles = self("Mul", self("Unsqueeze", numbers, self.constant([1])), self.constant(frequencies, np.float64))
         # In double precision, as the module has them; of the two functions runtimes have the sine alone in it.
         quarter = self("Add", angles, self.constant(math.pi / 2, np.float64))
         waves = self("Concat", self("Sin", angles), self("Sin", quarter), axis=1)
-        return self("Cast", waves, to=_type(np.float32))
+        return self("Cast", waves, to=type_of(np.float32))
 
     def heads(self, x: str, heads: int) -> str:
         """(B, L, H) as (B, A, L, D)."""
@@ -180,7 +219,13 @@ def values_of(parameter: Tensor) -> Array:
     return np.array(parameter.detach().float().cpu().numpy(), copy=True)
 
 
-def _type(dtype: Any) -> int:
+def type_of(dtype: Any) -> int:
+    """ONNX's number of a type."""
     from onnx import helper
 
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def _kind(name: str) -> int:
+    """The type of what goes in or out: ids, masks, and numbers."""
+    return type_of(np.int64 if name in ("source", "tokens") else np.bool_ if name.endswith("mask") else np.float32)

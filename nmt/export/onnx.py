@@ -12,16 +12,13 @@ Each function here is the equations of a module of :mod:`nmt.models`, under its 
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
+from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
 from torch import nn
 
 from nmt.errors import ConfigError
-from nmt.export.graph import MINUS_INFINITY, Array, Graph, values_of
+from nmt.export.graph import MINUS_INFINITY, Array, Graph, type_of, values_of
 from nmt.layers.attention import AdditiveScore, GeneralScore, ScaledDotScore, Score
 from nmt.layers.recurrent import GruCell, LstmCell
 from nmt.models import AnyDecoderModule, AnyEncoderModule, Seq2Seq
@@ -33,49 +30,31 @@ from nmt.models.transformer import DecoderLayer, FeedForward, Residual, Transfor
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["Quantization", "convert", "remember_graph", "step_graph"]
+__all__ = ["QUANTIZATIONS", "convert", "remember_graph", "step_graph"]
 
-Quantization = Literal["none", "int8"]
-"""``int8``: weights of products in 8 bits, what they are multiplied with quantised as it comes."""
+QUANTIZATIONS = ("none", "int8")
+"""``int8``: tables and products in 8 bits, what is multiplied being rounded as it comes; recurrent encoders stay."""
 
 
-def convert(model: Seq2Seq, quantization: Quantization) -> dict[str, bytes]:
+def convert(model: Seq2Seq, quantization: str) -> dict[str, bytes]:
     """The two graphs of a model, by file name. Raises ConfigError for an unknown ``quantization``."""
-    if quantization not in get_args(Quantization):
-        raise ConfigError(f"--quantize {quantization}: for onnx it is one of {', '.join(get_args(Quantization))}")
-    graphs = {"remember.onnx": remember_graph(model), "step.onnx": step_graph(model)}
-    finish = _quantized if quantization == "int8" else _serialized
-    return {name: finish(graph) for name, graph in graphs.items()}
-
-
-def _serialized(graph: ModelProto) -> bytes:
-    data: bytes = graph.SerializeToString()
-    return data
-
-
-def _quantized(graph: ModelProto) -> bytes:
-    """Weights with seven bits a row: with eight, sums overflow on processors without instructions made for them."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
-
-    add_pre_process_metadata(graph)  # nothing is left to be simplified: it would be asked for in a warning
-    with tempfile.TemporaryDirectory(prefix="nmt-export-") as folder:
-        path = Path(folder) / "quantized.onnx"
-        quantize_dynamic(
-            graph, path, op_types_to_quantize=["MatMul"], per_channel=True, reduce_range=True, weight_type=QuantType.QInt8
-        )
-        return path.read_bytes()
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f"--quantize {quantization}: for onnx it is one of {', '.join(QUANTIZATIONS)}")
+    narrow = quantization == "int8"
+    graphs = {
+        "remember.onnx": remember_graph(model, narrow=narrow),
+        "step.onnx": step_graph(model, narrow=narrow),
+    }
+    return {name: graph.SerializeToString() for name, graph in graphs.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------ encoders
 
 
-def remember_graph(model: Seq2Seq) -> ModelProto:
+def remember_graph(model: Seq2Seq, *, narrow: bool = False) -> ModelProto:
     """The encoder, and everything in the decoder that depends on the source only."""
-    from onnx import TensorProto
-
     encoder, decoder = _parts(model)
-    graph = Graph(model)
+    graph = Graph(model, narrow=narrow)
     match encoder:
         case BahdanauEncoder() | LuongEncoder():
             states, final = _recurrent_encoder(graph, encoder)
@@ -92,9 +71,8 @@ def remember_graph(model: Seq2Seq) -> ModelProto:
             outputs = _transformer_start(graph, decoder, states)
         case _:
             assert_never(decoder)
-    outputs.append(graph.named("mask", "memory.mask"))
-    inputs = {"source": (TensorProto.INT64, ["B", "S"]), "mask": (TensorProto.BOOL, ["B", "S"])}
-    return graph.model(inputs, outputs)
+    outputs[graph.named("mask", "memory.mask")] = "BS"
+    return graph.model({"source": "BS", "mask": "BS"}, outputs)
 
 
 def _parts(model: Seq2Seq) -> tuple[AnyEncoderModule, AnyDecoderModule]:
@@ -107,9 +85,7 @@ def _parts(model: Seq2Seq) -> tuple[AnyEncoderModule, AnyDecoderModule]:
 def _recurrent_encoder(graph: Graph, encoder: RecurrentEncoder) -> tuple[str, str]:
     """The states of the top layer (B, S, H) and its last ones (B, H), whatever the lengths are."""
     rnn = encoder.rnn
-    lengths = graph(
-        "ReduceSum", graph("Cast", "mask", to=6), graph.constant([1]), keepdims=0
-    )  # 6 is TensorProto.INT32
+    lengths = graph("ReduceSum", graph("Cast", "mask", to=type_of(np.int32)), graph.constant([1]), keepdims=0)
     x = graph("Transpose", graph.embed(encoder.embedding, "source"), perm=[1, 0, 2])
     last = ""
     for layer in range(rnn.num_layers):
@@ -157,7 +133,7 @@ def _transformer_encoder(graph: Graph, encoder: TransformerEncoder) -> tuple[str
         x = _leave(graph, layer.around_self, x, attended)
         x = _feed_forward(graph, layer.feed_forward, layer.around_feed_forward, x)
     states = graph.norm(encoder.norm, x)
-    real = graph("Cast", graph("Unsqueeze", "mask", graph.constant([2])), to=1)  # TensorProto.FLOAT
+    real = graph("Cast", graph("Unsqueeze", "mask", graph.constant([2])), to=type_of(np.float32))
     sums = [graph("ReduceSum", y, graph.constant([1]), keepdims=0) for y in (graph("Mul", states, real), real)]
     return states, graph("Div", *sums)
 
@@ -176,58 +152,52 @@ def _feed_forward(graph: Graph, part: FeedForward, around: Residual, x: str) -> 
     return _leave(graph, around, x, graph.linear(part.outer, inner))
 
 
-# ----------------------------------------------------------------------------------------------- what decoders start from
+# --------------------------------------------------------------------------------------------- what decoders start from
 
 
-def _keys(graph: Graph, score: Score, states: str) -> list[str]:
+def _remembered(graph: Graph, score: Score, states: str) -> dict[str, str]:
     """The memory of a recurrent decoder: states, and keys where they are not the states themselves."""
-    outputs = [graph.named(states, "memory.states")]
+    outputs = {graph.named(states, "memory.states"): "BSH"}
     if isinstance(score, AdditiveScore | GeneralScore):
-        outputs.append(graph.named(graph.linear(score.key, states), "memory.keys"))
+        outputs[graph.named(graph.linear(score.key, states), "memory.keys")] = "BSK"
     return outputs
 
 
-def _gru_start(graph: Graph, decoder: BahdanauDecoder, states: str, final: str) -> list[str]:
+def _gru_start(graph: Graph, decoder: BahdanauDecoder, states: str, final: str) -> dict[str, str]:
     layers = 1 + len(decoder.above)
     start = graph.split(graph("Tanh", graph.linear(decoder.bridge, final)), layers)
-    return [
-        *_keys(graph, decoder.score, states),
-        *(graph.named(hidden, f"state.hidden.{layer}") for layer, hidden in enumerate(start)),
-    ]
+    hidden = {graph.named(part, f"state.hidden.{layer}"): "BW" for layer, part in enumerate(start)}
+    return _remembered(graph, decoder.score, states) | hidden
 
 
-def _lstm_start(graph: Graph, decoder: LuongDecoder, states: str, final: str) -> list[str]:
+def _lstm_start(graph: Graph, decoder: LuongDecoder, states: str, final: str) -> dict[str, str]:
     layers = 1 + len(decoder.above)
     parts = graph.split(graph.linear(decoder.bridge, final), 2 * layers)
-    outputs = _keys(graph, decoder.score, states)
-    outputs += [graph("Tanh", hidden, name=f"state.hidden.{n}") for n, hidden in enumerate(parts[:layers])]
-    outputs += [graph.named(cell, f"state.cell.{n}") for n, cell in enumerate(parts[layers:])]
+    state = [graph("Tanh", hidden, name=f"state.hidden.{layer}") for layer, hidden in enumerate(parts[:layers])]
+    state += [graph.named(cell, f"state.cell.{layer}") for layer, cell in enumerate(parts[layers:])]
     if decoder.feed is not None:
-        outputs.append(graph("Mul", outputs[-1], graph.constant(0.0, np.float32), name="state.attentional"))
-    return outputs
+        state.append(graph("Mul", state[0], graph.constant(0.0, np.float32), name="state.attentional"))
+    return _remembered(graph, decoder.score, states) | dict.fromkeys(state, "BW")
 
 
-def _transformer_start(graph: Graph, decoder: TransformerDecoder, states: str) -> list[str]:
-    outputs = []
-    for number, layer in enumerate(decoder.layers):
-        keys, values = graph.project(layer.cross_attention, states)
-        outputs += [graph.named(keys, f"memory.keys.{number}"), graph.named(values, f"memory.values.{number}")]
+def _transformer_start(graph: Graph, decoder: TransformerDecoder, states: str) -> dict[str, str]:
+    outputs: dict[str, str] = {}
     rest = graph.constant([decoder.heads, 0, decoder.width // decoder.heads])
     nothing = graph("ConstantOfShape", graph("Concat", graph.size(states, 0), rest, axis=0))
-    for number in range(len(decoder.layers)):
-        outputs += [graph.named(nothing, f"state.{part}.{number}") for part in ("keys", "values")]
+    for number, layer in enumerate(decoder.layers):
+        for part, values in zip(("keys", "values"), graph.project(layer.cross_attention, states), strict=True):
+            outputs[graph.named(values, f"memory.{part}.{number}")] = "BASD"
+            outputs[graph.named(nothing, f"state.{part}.{number}")] = "BATD"
     return outputs
 
 
 # ------------------------------------------------------------------------------------------------------------ decoders
 
 
-def step_graph(model: Seq2Seq) -> ModelProto:
+def step_graph(model: Seq2Seq, *, narrow: bool = False) -> ModelProto:
     """One step of the decoder and the output layer."""
-    from onnx import TensorProto
-
     _, decoder = _parts(model)
-    graph = Graph(model)
+    graph = Graph(model, narrow=narrow)
     match decoder:
         case BahdanauDecoder():
             features, attention, state = _gru_step(graph, decoder)
@@ -237,23 +207,19 @@ def step_graph(model: Seq2Seq) -> ModelProto:
             features, attention, state = _transformer_step(graph, decoder)
         case _:
             assert_never(decoder)
-    graph("Gemm", features, graph.weight(model.output.weight), name="logits", transB=1)
+    graph.output(model.output, features)
     graph.named(attention, "attention")
-    outputs = ["logits", "attention", *state]
-    inputs: dict[str, tuple[Any, Sequence[str | int]]] = {"tokens": (TensorProto.INT64, ["R"])}
-    if isinstance(decoder, TransformerDecoder):
-        sides = {"memory": "S", "state": "T"}
-        shapes = {side: ["R", decoder.heads, length, decoder.width // decoder.heads] for side, length in sides.items()}
-        for number in range(len(decoder.layers)):
-            for side, shape in shapes.items():
-                inputs |= {f"{side}.{part}.{number}": (TensorProto.FLOAT, shape) for part in ("keys", "values")}
-    else:
-        inputs["memory.states"] = (TensorProto.FLOAT, ["R", "S", "H"])
+    caches = isinstance(decoder, TransformerDecoder)
+    outputs = {"logits": "RV", "attention": "RS", **dict.fromkeys(state, "RAPD" if caches else "RW")}
+    inputs = {"tokens": "R", "memory.mask": "RS"}
+    for name in state:
+        inputs[name.replace("next.", "state.")] = "RATD" if caches else "RW"
+        if caches:
+            inputs[name.replace("next.", "memory.")] = "RASD"
+    if not isinstance(decoder, TransformerDecoder):
+        inputs["memory.states"] = "RSH"
         if isinstance(decoder.score, AdditiveScore | GeneralScore):
-            inputs["memory.keys"] = (TensorProto.FLOAT, ["R", "S", "K"])
-        for name in state:
-            inputs[name.replace("next.", "state.")] = (TensorProto.FLOAT, ["R", "W"])
-    inputs["memory.mask"] = (TensorProto.BOOL, ["R", "S"])
+            inputs["memory.keys"] = "RSK"
     return graph.model(inputs, outputs)
 
 
@@ -316,7 +282,7 @@ def _look(graph: Graph, score: Score, query: str) -> tuple[str, str]:
         scores = graph("MatMul", keys, graph("Unsqueeze", query, last))
     scores = graph("Squeeze", scores, last)
     if isinstance(score, ScaledDotScore):
-        width = graph("Cast", graph.size(query, 1), to=1)
+        width = graph("Cast", graph.size(query, 1), to=type_of(np.float32))
         scores = graph("Div", scores, graph("Sqrt", width))
     masked = graph("Where", "memory.mask", scores, graph.constant(MINUS_INFINITY, np.float32))
     weights = graph("Softmax", masked, axis=-1)

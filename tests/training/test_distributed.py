@@ -412,8 +412,8 @@ def test_processes_for_which_there_is_no_gpu_are_told(
 def met(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that believes to be the first of two; what SIGTERM does is as before afterwards."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("nmt.distributed.distributed.init_process_group", lambda *given, **options: None)
-    monkeypatch.setattr("nmt.distributed.distributed.new_group", lambda **options: None)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *given, **options: None)
+    monkeypatch.setattr("torch.distributed.new_group", lambda **options: None)
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,105 @@
+"""A run's model for another engine: converted, tried on the lines it was validated with, and only then written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from nmt.checkpoint import Run, write_folder
+from nmt.decoding.exported import EXPORT, Export, Kind, need
+from nmt.decoding.translator import Translator
+from nmt.errors import CheckpointError, ConfigError
+from nmt.evaluation.metrics import default_tokenization
+from nmt.evaluation.signature import sign_model
+from nmt.export.parity import Parity, compare
+from nmt.layers.positions import longest
+from nmt.models.seq2seq import Seq2Seq
+
+__all__ = ["Target", "check_place", "export", "place_of"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be exported and for whom: a checkpoint, an engine, and how that engine is to keep numbers."""
+
+    kind: Kind
+    quantization: str = "none"
+    which: str = "best"
+
+
+def place_of(run: Path, target: Target) -> Path:
+    """Where an export is written if nothing else is said: in the run folder, under the engine's name."""
+    return run / "exports" / "-".join(part for part in (target.kind, target.quantization) if part != "none")
+
+
+def check_place(out: Path, *, force: bool) -> None:
+    """Raise ConfigError where ``out`` would take the place of something: of another export only with ``force``."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / EXPORT).is_file():
+        raise ConfigError(f"{out}: there is something else in that place: name another folder with --out")
+    if not force:
+        raise ConfigError(f"{out}: there is an export already: replace it with --force, or name a folder with --out")
+
+
+def export(run: Run, target: Target, out: Path, lines: Sequence[str]) -> Parity | None:
+    """Write the export of a run's model as the folder ``out``, after it has translated ``lines`` as the run does.
+
+    Where it is quantised any result will do, else it must be the same. Without lines nothing is compared, and None
+    returned. Raises ConfigError for a model or a search that the engine does not know, NmtError where its library is
+    not installed or where it translates otherwise; ``out`` is then as it was.
+    """
+    need(target.kind)
+    model = run.load_model(target.which)
+    exported = Export(
+        kind=target.kind,
+        quantization=target.quantization,
+        decoding=run.recipe.decoding,
+        tokenizers=run.tokenizers,
+        longest_source=longest(model.encoder),
+        longest_target=longest(model.decoder),
+        run=sign_model(run, run.checkpoint(target.which)),
+    )
+    files = exported.files() | _converted(run, model, target)
+    parity = _tried(run, model, files, out, lines)
+    if parity is not None and target.quantization == "none":
+        parity.require(target.kind)
+    write_folder(out, files)
+    return parity
+
+
+def _converted(run: Run, model: Seq2Seq, target: Target) -> dict[str, bytes]:
+    """What the engine reads."""
+    match target.kind:
+        case "ctranslate2":
+            from nmt.export import ctranslate2
+
+            return ctranslate2.convert(model, run.recipe.model, run.tokenizers, target.quantization)
+        case "onnx":
+            need("onnx", "onnx")
+            from nmt.export import onnx
+
+            return onnx.convert(model, target.quantization)
+    assert_never(target.kind)
+
+
+def _tried(run: Run, model: Seq2Seq, files: dict[str, bytes], out: Path, lines: Sequence[str]) -> Parity | None:
+    """How the export translates, read from a folder that is gone afterwards."""
+    decoding = run.recipe.decoding
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Under a name that is swept when the next folder is written here, should the process be killed.
+        with tempfile.TemporaryDirectory(prefix=".export-", suffix=".tmp", dir=out.parent) as parent:
+            folder = Path(parent) / "export"
+            write_folder(folder, files)
+            theirs = Translator.load(folder, device="cpu")
+            theirs.check()
+            if not lines:
+                return None
+            ours = Translator.of(model, run.tokenizers, decoding)
+            return compare(ours, theirs, lines, default_tokenization(run.recipe.data.target))
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written: {error.strerror or error}") from error
