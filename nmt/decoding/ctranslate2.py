@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,17 +93,19 @@ class _Pieces:
     def target(self, tokens: Iterable[int]) -> list[str]:
         return [self._target[token] for token in tokens]
 
-    def ids(self, pieces: Sequence[str]) -> tuple[int, ...]:
-        """The ids of a translation, without EOS."""
-        return tuple(self._ids[piece] for piece in pieces if piece != self._target_end)
+    def found(self, pieces: Sequence[str], attention: list[list[float]]) -> _Found:
+        """A translation as CTranslate2 gives it."""
+        is_ended = pieces[-1:] == [self._target_end]
+        return _Found(tuple(self._ids[piece] for piece in pieces[: len(pieces) - is_ended]), is_ended, attention)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A translation without EOS, and where it looked: a row a token, one more where EOS was written and not forced."""
+    """A translation, whether EOS was written behind it, and where it looked: a row for each of these, if asked for."""
 
     tokens: tuple[int, ...]
-    attention: list[list[float]] | None
+    is_ended: bool
+    attention: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -120,21 +122,29 @@ class _Search:
 
     def run(self) -> list[list[Hypothesis]]:
         found: dict[int, list[_Found]] = {}
-        for rows in _grouped(range(len(self.sources)), lambda row: self._needs(row)):
-            found |= self._find(rows, max(self.limits[row] for row in rows))
-            late = [row for row in rows if any(len(one.tokens) >= self.limits[row] for one in found[row])]
-            for again in _grouped(late, lambda row: self.limits[row]):
-                found |= self._find(again, self.limits[again[0]])
+        # Other normalisations than its own rank what the whole beam has found.
+        wanted = self.config.beam if self.config.length_penalty == "gnmt" else self.nbest
+        for rows in _grouped(range(len(self.sources)), self._needs):
+            longest = max(self.limits[row] for row in rows)
+            found |= self._find(rows, longest, wanted)
+            again = [row for row in rows if self._is_late(row, found[row])]
+            for late in _grouped(again, lambda row: self.limits[row]):
+                if (self.limits[late[0]], self.config.beam) != (longest, wanted):
+                    found |= self._find(late, self.limits[late[0]], self.config.beam)
         return self._scored(found)
+
+    def _is_late(self, row: int, found: Sequence[_Found]) -> bool:
+        """Whether some translation ran past its limit, or was cut there: what is cut is ranked without its EOS."""
+        return any(not one.is_ended or len(one.tokens) >= self.limits[row] for one in found)
 
     def _needs(self, row: int) -> tuple[bool, tuple[tuple[int, ...], ...]]:
         """What is the same for all sources of one call: a call that has a prefix treats those without differently."""
         return bool(self.sources[row].prefix), self.sources[row].avoid
 
-    def _find(self, rows: Sequence[int], longest: int) -> dict[int, list[_Found]]:
-        """The translations that CTranslate2 finds for some sources; the longest are ended by force, without EOS."""
+    def _find(self, rows: Sequence[int], longest: int, wanted: int) -> dict[int, list[_Found]]:
+        """``wanted`` translations that CTranslate2 finds for each source; what is too long is cut, and has no EOS."""
         if longest == 1:
-            return {row: [_Found((), [] if self.attention else None)] for row in rows}
+            return {row: [_Found((), False, [])] for row in rows}
         config = self.config
         avoid = [self.pieces.target(phrase) for phrase in self.sources[rows[0]].avoid if phrase]
         prefixes = [self.pieces.target(self.sources[row].prefix) for row in rows]
@@ -146,8 +156,7 @@ class _Search:
             min_decoding_length=0,
             beam_size=config.beam,
             length_penalty=0.0 if config.length_penalty == "none" else config.alpha,
-            # Other normalisations than its own rank what the whole beam has found.
-            num_hypotheses=config.beam if config.length_penalty == "gnmt" else self.nbest,
+            num_hypotheses=wanted,
             no_repeat_ngram_size=config.no_repeat_ngram,
             suppress_sequences=[*self.pieces.never, *avoid],
             disable_unk=True,
@@ -158,9 +167,9 @@ class _Search:
 
     def _distinct(self, result: ctranslate2.TranslationResult) -> list[_Found]:
         """What was found for one source; a prefix longer than the longest target comes back many times."""
-        rows = result.attention if self.attention else [None] * len(result.hypotheses)
-        found = [_Found(self.pieces.ids(one), looked) for one, looked in zip(result.hypotheses, rows, strict=True)]
-        return list({one.tokens: one for one in reversed(found)}.values())[::-1]
+        rows = result.attention or [[]] * len(result.hypotheses)
+        found = (self.pieces.found(one, looked) for one, looked in zip(result.hypotheses, rows, strict=True))
+        return list({one.tokens: one for one in found}.values())
 
     def _scored(self, found: dict[int, list[_Found]]) -> list[list[Hypothesis]]:
         """The best of what was found, by the probabilities that the model gives them when they are forced on it."""
@@ -185,8 +194,8 @@ class _Search:
 
     def _looked(self, row: int, one: _Found) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Attention, with the row of an EOS that was forced: there is none until the model is to write what follows."""
-        rows = one.attention or []
-        if len(rows) == len(one.tokens):
+        rows = one.attention
+        if not one.is_ended:
             (result,) = self.model.translate_batch(
                 [self.pieces.source(self.sources[row].tokens)],
                 [self.pieces.target(one.tokens)],
@@ -201,7 +210,7 @@ class _Search:
         return np.array(rows, dtype=np.float32)
 
 
-def _grouped(rows: Iterable[int], key: Any) -> list[list[int]]:
+def _grouped(rows: Iterable[int], key: Callable[[int], Any]) -> list[list[int]]:
     """Rows with the same key together, the groups in the order of their first rows."""
     groups: dict[Any, list[int]] = {}
     for row in rows:
