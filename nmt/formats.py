@@ -28,8 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nmt.alignment.aligner import Alignment, Units
-from nmt.alignment.links import Links, extract, format_links
-from nmt.alignment.report import format_soft
+from nmt.alignment.links import Links, extract, format_links, format_soft
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.request import Request
 from nmt.decoding.translator import Translation

@@ -26,7 +26,9 @@ __all__ = ["translate"]
 def translate(
     run: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="The run folder, or an export of one, that translates; of several runs the mean."),
+        typer.Argument(
+            metavar="RUN...", help="The run folder, or an export of one, that translates; of several runs the mean."
+        ),
     ],
     input: InputFile = STANDARD,
     output: OutputFile = STANDARD,

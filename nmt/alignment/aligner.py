@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from nmt.alignment.links import Links, Method, Symmetrization, extract, symmetrize, to_words
-from nmt.data.batching import collate
 from nmt.data.tokenizer import Tokenizer
-from nmt.decoding.scoring import evaluating
 from nmt.decoding.translator import LONGEST, Translation, Translator
 from nmt.errors import ConfigError
 
@@ -181,6 +178,8 @@ class Aligner:
                 real.append(row)
             else:
                 found[row] = _unseen(source, target)
+        from nmt.decoding.scoring import evaluating
+
         real.sort(key=lambda row: (len(sides[row][0].ids), len(sides[row][1].ids)), reverse=True)
         with evaluating(self.translator.model):
             while real:
@@ -193,6 +192,10 @@ class Aligner:
 
     def _batch(self, sides: Sequence[tuple[_Side, _Side]]) -> list[Alignment]:
         """Pairs forced through the model together."""
+        import torch
+
+        from nmt.data.batching import collate
+
         tokenizer, device = self.translator.tokenizers.target, self.translator.device
         batch = collate(
             [(source.ids, target.ids) for source, target in sides],

@@ -29,6 +29,7 @@ __all__ = [
     "aer",
     "extract",
     "format_links",
+    "format_soft",
     "parse_gold",
     "parse_links",
     "symmetrize",
@@ -199,6 +200,11 @@ _LINK = re.compile(r"([0-9]+)([-?p])([0-9]+)")
 def format_links(links: Iterable[Link]) -> str:
     """Links as a line of Pharaoh form, in the order of the source."""
     return " ".join(f"{source}-{target}" for source, target in sorted(links))
+
+
+def format_soft(matrix: Float[np.ndarray, "T S"]) -> str:
+    """For one target word after the other the weights of the source words: ``0.9000,0.1000 0.2000,0.8000``."""
+    return " ".join(",".join(f"{weight:.4f}" for weight in row) for row in matrix) if matrix.size else ""
 
 
 def parse_links(line: str, where: str) -> Links:

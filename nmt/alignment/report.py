@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from nmt.alignment.aligner import Alignment, Linked
 from nmt.alignment.fonts import script_of
-from nmt.alignment.links import AlignmentScore, Gold, Links, aer, format_links
+from nmt.alignment.links import AlignmentScore, Gold, Links, aer, format_links, format_soft
 from nmt.alignment.plot import PICTURE_FORMATS, draw_attention
 from nmt.errors import ConfigError
 from nmt.evaluation.signature import sign
 
-__all__ = ["Format", "Pictures", "Report", "as_dict", "format_soft", "render"]
+__all__ = ["Format", "Pictures", "Report", "as_dict", "render"]
 
 Format = Literal["pharaoh", "soft", "json"]
 """Links as ``0-0 1-2``; the whole matrix as Marian writes it; links, matrix and words as JSON."""
@@ -32,11 +31,6 @@ def render(alignment: Alignment, links: Links, form: Format) -> str:
             return format_soft(alignment.attention)
         case "json":
             return json.dumps(as_dict(alignment, links), ensure_ascii=False)
-
-
-def format_soft(matrix: Float[np.ndarray, "T S"]) -> str:
-    """For one target word after the other the weights of the source words: ``0.9000,0.1000 0.2000,0.8000``."""
-    return " ".join(",".join(f"{weight:.4f}" for weight in row) for row in matrix) if matrix.size else ""
 
 
 def as_dict(alignment: Alignment, links: Links) -> dict[str, Any]:

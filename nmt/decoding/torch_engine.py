@@ -43,7 +43,7 @@ class TorchEngine:
         tokenizers: Tokenizers,
         device: torch.device | str = "cpu",
         *,
-        limits: tuple[int | None, int | None] | None = None,
+        limits: tuple[int | None, int | None] = (None, None),
     ) -> None:
         """``limits`` are the longest source and target of a model that does not say so itself."""
         self.model = model
@@ -55,8 +55,8 @@ class TorchEngine:
         if isinstance(model, Seq2Seq | Ensemble):
             self._models = (model,) if isinstance(model, Seq2Seq) else model.models
             self._weights = list(model.parameters())
-            limits = limits or (longest(model.encoder), longest(model.decoder))
-        self.longest_source, self.longest_target = limits or (None, None)
+            limits = (longest(model.encoder), longest(model.decoder))
+        self.longest_source, self.longest_target = limits
 
     def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
         """Raise ConfigError where the beam cannot hold ``nbest``, or the device does not have the precision."""

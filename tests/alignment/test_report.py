@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nmt.alignment.aligner import Alignment, Linked
-from nmt.alignment.links import parse_gold, parse_links
-from nmt.alignment.report import Pictures, Report, format_soft, render
+from nmt.alignment.links import format_soft, parse_gold, parse_links
+from nmt.alignment.report import Pictures, Report, render
 from nmt.errors import ConfigError
 
 ALIGNMENT = Alignment(("the", "cat"), ("le", "chat", "noir"), np.array([[0.9, 0.05], [0.0, 1.0], [1 / 3, 2 / 3]]))
