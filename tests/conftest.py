@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests say what they mean: nothing comes from the environment of the person who runs them.
 for name in [name for name in os.environ if name.startswith("NMT_")]:
     del os.environ[name]
+# Two searches are compared to the last digits: commands search in single precision on any processor, as tests do below.
+os.environ["NMT_PRECISION"] = "float32"
 
 install_import_hook(
     [
@@ -33,6 +36,9 @@ install_import_hook(
 )
 
 import torch  # noqa: E402
+
+from nmt.decoding import torch_engine  # noqa: E402
+from nmt.layers import packing  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -62,6 +68,17 @@ def write_small_corpus(folder: Path) -> Path:
         write_lines(folder / f"{name}.en", [english for english, _ in part])
         write_lines(folder / f"{name}.fr", [french for _, french in part])
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def single_precision() -> Iterator[None]:
+    """Where search may choose it takes float32, on any processor: what rounds is tested where it is asked for."""
+    resolve = packing.resolve_precision
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch_engine, "resolve_precision", lambda wanted, on: resolve("float32" if wanted == "auto" else wanted, on)
+        )
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
