@@ -42,6 +42,12 @@ THREADS = 4
 """Threads in training, whatever the machine: another number gives another unigram model."""
 
 T = TypeVar("T")
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u312f\u31a0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Chinese characters: words stand without spaces."""
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _LINE_BREAKS = str.maketrans("\n\r", "  ")
 
 
@@ -175,6 +181,22 @@ class Tokenizer:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The pieces as SentencePiece writes them, ``▁`` standing for a space."""
         return [self._processor.id_to_piece(i) for i in ids]
+
+    @cached_property
+    def continuing(self) -> frozenset[int]:
+        """The pieces that go on with the word that stands before them, as ``on`` behind ``chat`` does.
+
+        They begin with a letter or a digit and not with a space. In scripts that write no spaces there are none. Of
+        bytes they are those that are or begin a letter of an alphabet.
+        """
+
+        def goes_on(piece: str) -> bool:
+            if byte := _BYTE.fullmatch(piece):
+                value = int(byte[1], 16)
+                return chr(value).isalnum() if value < 0x80 else 0xC3 <= value <= 0xDF
+            return piece[:1].isalnum() and not _UNSPACED.match(piece)
+
+        return frozenset(number for number, piece in enumerate(self.pieces(range(len(self)))) if goes_on(piece))
 
     def join(self, written: Sequence[str], *, numbers: bool = False, where: str = "") -> str:
         """The text of pieces (an unknown one is ``<unk>``), or with ``numbers`` of ids, as they are written in a file.

@@ -105,7 +105,7 @@ def beam_search(
             memory = memory.select((kept * num_places).repeat_interleave(beams.log_probabilities.shape[1]))
         previous = beams.tokens[:, :, -1].flatten()
     return [
-        _best(results[row * config.groups : (row + 1) * config.groups], looked, nbest, wish.use, length)
+        _best(results[row * config.groups : (row + 1) * config.groups], looked, nbest, wish, length)
         for row, (wish, length) in enumerate(zip(sources, lengths, strict=True))
     ]
 
@@ -194,7 +194,7 @@ def _is_identity(rows: Int[Tensor, " R"], count: int) -> bool:
 
 
 def _best(
-    groups: list[list[_Ended]], looked: list[Tensor], nbest: int, use: Sequence[Sequence[int]], source_length: int
+    groups: list[list[_Ended]], looked: list[Tensor], nbest: int, wish: Source, source_length: int
 ) -> list[Hypothesis]:
     """The ``nbest`` best of one sentence, best first; of equal ones the shorter, then the earlier in the beam.
 
@@ -202,7 +202,7 @@ def _best(
     """
 
     def rank(one: _Ended) -> tuple[int, float]:
-        return met(one.tokens, use).count(False), -one.score
+        return met(one.tokens, wish.use, wish.continuing).count(False), -one.score
 
     queues = [iter(sorted(ended, key=rank)) for ended in groups]
     chosen: list[_Ended] = []

@@ -21,7 +21,7 @@ or where nothing may be written any more.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,13 +49,19 @@ class Choice:
     ending: set[int]
 
 
-def met(tokens: Sequence[int], use: Sequence[Sequence[int]]) -> tuple[bool, ...]:
-    """Which phrases of ``use`` a translation has in it; of n equal ones the first are met, as often as it stands."""
+def met(
+    tokens: Sequence[int], use: Sequence[Sequence[int]], continuing: Collection[int] = frozenset()
+) -> tuple[bool, ...]:
+    """Which phrases of ``use`` a translation has in it; of n equal ones the first are met, as often as it stands.
+
+    Where one of the ``continuing`` tokens comes next, what looks like a phrase is the beginning of a longer word.
+    """
     left: Counter[tuple[int, ...]] = Counter()
     for phrase in set(map(tuple, use)):
         start = 0
         while phrase and start + len(phrase) <= len(tokens):
-            found = tuple(tokens[start : start + len(phrase)]) == phrase
+            end = start + len(phrase)
+            found = tuple(tokens[start:end]) == phrase and (end == len(tokens) or tokens[end] not in continuing)
             left[phrase] += found
             start += len(phrase) if found else 1
     answer = []

@@ -39,9 +39,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Source:
-    """A sentence as search takes it: ``tokens`` of the source without EOS, the others are ids of the target."""
+    """A sentence as search takes it: ``tokens`` of the source without EOS, the others are ids of the target.
+
+    ``continuing`` are those that behind a phrase make it part of a longer word: a phrase to use is not used there.
+    """
 
     tokens: tuple[int, ...]
     prefix: tuple[int, ...] = ()
     use: tuple[tuple[int, ...], ...] = ()
     avoid: tuple[tuple[int, ...], ...] = ()
+    continuing: frozenset[int] = frozenset()

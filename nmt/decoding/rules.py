@@ -6,6 +6,7 @@ token that may not be written still has its share. In this order, a later one ov
 - ``forbidden`` ids and BOS are never written;
 - no n-gram of tokens stands twice in a translation (``no_repeat_ngram``, Paulus et al. 2018);
 - what would end a phrase to avoid is not written;
+- behind a phrase to use nothing is written that would make it part of a longer word;
 - within a forced prefix only its next token is. So a prefix has in it what the other rules would take away; what it is
   made of counts for them afterwards, as if it had been chosen.
 
@@ -39,7 +40,8 @@ class Rules:
 
     ``never`` are the ids that are not written in any of them. ``prefixes`` are padded, their lengths ``forced``.
     Phrases to avoid, K a sentence at most, are their last tokens ``last`` (-1 where there is no phrase) and what has to
-    stand before these for the rule to apply, ``before``, aligned to the right and filled up with -1.
+    stand before these for the rule to apply, ``before``, aligned to the right and filled up with -1. ``used`` are the
+    phrases to use in the same way, behind which none of the tokens ``continuing`` is written.
     """
 
     eos_id: int
@@ -49,6 +51,8 @@ class Rules:
     forced: Int[Tensor, " B"]
     before: Int[Tensor, "B K W"]
     last: Int[Tensor, "B K"]
+    used: Int[Tensor, "B U X"]
+    continuing: Int[Tensor, " C"]
 
     @staticmethod
     def of(
@@ -61,11 +65,8 @@ class Rules:
         device: torch.device,
     ) -> Rules:
         """The rules for ``sources``, in their order; none of their own for those that are not there."""
-        avoid = [[phrase for phrase in source.avoid if phrase] for source in sources]
-        most = max(map(len, avoid), default=0)
-        longest = max((len(phrase) for phrases in avoid for phrase in phrases), default=1)
-        filled = [[*phrases, *[(ANY,)] * (most - len(phrases))] for phrases in avoid]
-        before = [[[ANY] * (longest - len(phrase)) + list(phrase[:-1]) for phrase in row] for row in filled]
+        avoid = _table([source.avoid for source in sources])
+        use = _table([source.use if source.continuing else () for source in sources])
         forced = [len(source.prefix) for source in sources]
         width = max(forced, default=0)
         prefixes = [[*source.prefix, *[ANY] * (width - len(source.prefix))] for source in sources]
@@ -79,14 +80,16 @@ class Rules:
             no_repeat_ngram=config.no_repeat_ngram,
             prefixes=ids(prefixes, len(sources), width),
             forced=ids(forced, len(sources)),
-            before=ids(before, len(sources), most, longest - 1),
-            last=ids([[phrase[-1] for phrase in row] for row in filled], len(sources), most),
+            before=ids([[phrase[:-1] for phrase in row] for row in avoid], *_shape(avoid, shorter=1)),
+            last=ids([[phrase[-1] for phrase in row] for row in avoid], *_shape(avoid)[:2]),
+            used=ids(use, *_shape(use)),
+            continuing=ids(sorted(frozenset().union(*(source.continuing for source in sources if source.use))), -1),
         )
 
     @property
     def is_plain(self) -> bool:
         """Whether ``never`` is all there is."""
-        return not (self.no_repeat_ngram or self.prefixes.shape[1] or self.last.shape[1])
+        return not (self.no_repeat_ngram or self.prefixes.shape[1] or self.last.shape[1] or self.used.shape[1])
 
     def forbid_(
         self,
@@ -106,6 +109,10 @@ class Rules:
             self._forbid(logits, *_repeated(written, self.no_repeat_ngram))
         if self.last.shape[1]:
             self._forbid(logits, *self._completing(written, sentences))
+        if self.used.shape[1]:
+            used = self.used[sentences]
+            behind = (_tail_matches(written, used) & (used[:, :, -1] != ANY)).any(dim=1).nonzero()
+            logits[behind, self.continuing] = -torch.inf
         if len(rows):
             logits[rows] = -torch.inf
             logits[rows, tokens] = kept
@@ -126,11 +133,32 @@ class Rules:
         self, written: Int[Tensor, "R T"], sentences: Int[Tensor, " R"]
     ) -> tuple[Int[Tensor, " X"], Int[Tensor, " X"]]:
         """Rows and tokens, each of which would complete a phrase to avoid of its sentence."""
-        before, last = self.before[sentences], self.last[sentences]
-        width = before.shape[2]
-        tail = torch.nn.functional.pad(written, (width, 0), value=NONE)[:, written.shape[1] :].unsqueeze(1)
-        matches: Bool[Tensor, "R K"] = ((before == tail) | (before == ANY)).all(dim=2) & (last != ANY)
+        last = self.last[sentences]
+        matches = _tail_matches(written, self.before[sentences]) & (last != ANY)
         return matches.nonzero(as_tuple=True)[0], last[matches]
+
+
+def _table(phrases: Sequence[Sequence[tuple[int, ...]]]) -> list[list[list[int]]]:
+    """As many phrases for each sentence, all of one length, filled up with ANY on the left."""
+    real = [[phrase for phrase in row if phrase] for row in phrases]
+    most = max(map(len, real), default=0)
+    longest = max((len(phrase) for row in real for phrase in row), default=1)
+    return [
+        [[ANY] * (longest - len(phrase)) + list(phrase) for phrase in [*row, *[()] * (most - len(row))]] for row in real
+    ]
+
+
+def _shape(table: list[list[list[int]]], *, shorter: int = 0) -> tuple[int, int, int]:
+    """The shape of a table, whose rows are shorter by so much."""
+    most = len(table[0]) if table else 0
+    return len(table), most, (len(table[0][0]) if most else 1) - shorter
+
+
+def _tail_matches(written: Int[Tensor, "R T"], phrases: Int[Tensor, "R K W"]) -> Bool[Tensor, "R K"]:
+    """Which phrases the tokens end with. One that is filled up with nothing but ANY matches whatever is written."""
+    width = phrases.shape[2]
+    tail = torch.nn.functional.pad(written, (width, 0), value=NONE)[:, written.shape[1] :].unsqueeze(1)
+    return ((phrases == tail) | (phrases == ANY)).all(dim=2)
 
 
 def _repeated(written: Int[Tensor, "R T"], n: int) -> tuple[Int[Tensor, " X"], Int[Tensor, " X"]]:

@@ -358,6 +358,7 @@ class Translator:
             parts[0].source,
             prefix=tuple(self.tokenizers.target.encode(request.prefix)),
             use=self._phrases(request.use),
+            continuing=self.tokenizers.target.continuing if request.use else frozenset(),
             avoid=avoid,
         )
         rest = [replace(part, source=replace(part.source, avoid=avoid)) for part in parts[1:]]
@@ -427,7 +428,8 @@ class Translator:
 
     def _unmet(self, request: Request, hypothesis: Hypothesis) -> tuple[str, ...]:
         """The phrases that a translation should have used and does not."""
-        found = met(hypothesis.tokens, [self.tokenizers.target.encode(phrase) for phrase in request.use])
+        target = self.tokenizers.target
+        found = met(hypothesis.tokens, [target.encode(phrase) for phrase in request.use], target.continuing)
         return tuple(phrase for phrase, is_met in zip(request.use, found, strict=True) if not is_met)
 
     def _target_words(self, parts: Sequence[_Part], row: Sequence[Hypothesis]) -> tuple[int, ...]:

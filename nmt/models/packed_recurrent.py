@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -112,7 +112,7 @@ class PackedBahdanauDecoder:
         return PackedRecurrentMemory(Sharing(len(encoding.states)), self.decoder.remember(encoding))
 
     def start(self, memory: PackedRecurrentMemory) -> GruState:
-        return self.decoder.start(_spread(memory))
+        return self.decoder.start(memory.sentences).select(_rows(memory))
 
     def step(self, tokens: Int[Tensor, " R"], state: GruState, memory: PackedRecurrentMemory) -> Step:
         gates = 3 * self.width
@@ -152,7 +152,7 @@ class PackedLuongDecoder:
         return PackedRecurrentMemory(Sharing(len(encoding.states)), self.decoder.remember(encoding))
 
     def start(self, memory: PackedRecurrentMemory) -> LstmState:
-        return self.decoder.start(_spread(memory))
+        return self.decoder.start(memory.sentences).select(_rows(memory))
 
     def step(self, tokens: Int[Tensor, " R"], state: LstmState, memory: PackedRecurrentMemory) -> Step:
         before = state.hidden[0]
@@ -177,7 +177,7 @@ class _Layer:
         self.hidden: Product = pack_layers([hidden_product], precision)
 
 
-def _spread(memory: PackedRecurrentMemory) -> RecurrentMemory:
-    """The sentences' memory with a row for each of their places."""
-    final = memory.sentences.final.repeat_interleave(memory.sharing.places, dim=0)
-    return replace(memory.sentences, final=final)
+def _rows(memory: PackedRecurrentMemory) -> Int[Tensor, " R"]:
+    """Which sentence each row belongs to."""
+    count, places = memory.sharing.count, memory.sharing.places
+    return torch.arange(count, device=memory.sentences.final.device).repeat_interleave(places)

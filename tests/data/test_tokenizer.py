@@ -284,3 +284,11 @@ def test_models_with_other_special_ids_do_not_go_together(bpe: Tokenizer) -> Non
     assert (foreign.pad_id, foreign.unk_id, foreign.bos_id, foreign.eos_id) == (0, 0, 1, 2)
     with pytest.raises(ConfigError, match=r"other ids for padding, begin and end of sentence: 0, 2, 3 and 0, 1, 2"):
         Tokenizers(bpe, foreign)
+
+
+def test_pieces_that_go_on_with_a_word() -> None:
+    lines = ["le chaton chasse chats et chat2 !", "机器翻译", "แมว"] * 9
+    made = train_tokenizer(lines, TokenizerConfig(vocabulary=310), seed=1)
+    going_on = {piece for number, piece in enumerate(made.pieces(range(len(made)))) if number in made.continuing}
+    assert {"a", "t", "2", "<0x41>", "<0xC3>"} <= going_on
+    assert not {"▁", "!", "▁le", "<unk>", "</s>", "<0x21>", "<0xE4>", "机", "แ"} & going_on

@@ -41,6 +41,8 @@ def test_which_phrases_are_met_by_hand() -> None:
     assert met((4, 4, 4), ((4, 4), (4, 4))) == (True, False)  # but not a phrase itself
     assert met((4, 4, 4, 4), ((4, 4), (5,), (4, 4))) == (True, False, True)
     assert met((4, 5), ((4, 5, 6),)) == (False,)
+    assert met((4, 5, 9, 4, 5, 8), ((4, 5),), {9}) == (True,)
+    assert met((4, 5, 9, 4, 5, 8), ((4, 5),), {8, 9}) == (False,)  # a longer word both times
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -204,3 +204,31 @@ def test_where_nothing_may_be_written_any_more_a_translation_ends(table_model: A
     model = table_model()
     (found,) = search(model, [Source((10,) * 9)], config=config(beam=8, no_repeat_ngram=1), nbest=8)
     assert {one.tokens for one in found} == {(), (4,), (5,), (4, 5), (5, 4)}
+
+
+def test_behind_a_phrase_to_use_no_word_goes_on() -> None:
+    """Tokens 8 and 9 go on with a word; where a prefix is forced it is written all the same."""
+    free = frozenset({8, 9})
+    sources = [
+        Source((), use=((4, 5), (6,)), continuing=free),
+        Source((), use=((5,),), continuing=free, prefix=(5, 8)),
+        Source(()),
+    ]
+    rules = Rules.of(sources, DecodingConfig(), bos_id=BOS, eos_id=EOS, device=torch.device("cpu"))
+    assert not rules.is_plain
+    for written, sentence, allowed in (
+        ([4, 5], 0, False),
+        ([5, 4], 0, True),
+        ([7, 6], 0, False),
+        ([6, 7], 0, True),
+        ([5, 8], 1, True),
+        ([7, 5], 1, False),
+        ([4, 5], 2, True),
+    ):
+        logits = torch.zeros(1, 12)
+        rules.forbid_(logits, torch.tensor([written]), torch.tensor([sentence]))
+        assert (logits[0, [8, 9]] == 0).tolist() == [allowed, allowed], (written, sentence)
+        assert logits[0, EOS] == 0
+    forced = torch.zeros(1, 12)
+    rules.forbid_(forced, torch.tensor([[5]]), torch.tensor([1]))
+    assert (forced[0] == 0).nonzero().flatten().tolist() == [8]

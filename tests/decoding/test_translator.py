@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -436,3 +437,13 @@ def build_again(model: Seq2Seq, shape: dict[str, Any], tokenizer: Tokenizer) -> 
     fresh = build(ModelConfig.model_validate(shape), len(tokenizer), len(tokenizer)).eval()
     fresh.load_state_dict(model.state_dict())
     return fresh
+
+
+def test_a_phrase_to_use_is_no_part_of_a_longer_word(model: Seq2Seq, tokenizer: Tokenizer) -> None:
+    translator = make(model, tokenizer, beam=4, max_extra=12)
+    requests = [Request(line, use=(phrase,)) for line in LINES[:4] for phrase in ("dog", "the cat", "bird", "no")]
+    for request, found in zip(requests, translator.translate(requests, nbest=4), strict=True):
+        assert found.unmet[0] == ()
+        for one, unmet in zip(found.hypotheses, found.unmet, strict=True):
+            is_there = re.search(rf"(?<!\S){re.escape(request.use[0])}(?![^\W_])", one.text)
+            assert bool(is_there) == (not unmet), (request.use, one.text)
