@@ -2,13 +2,13 @@
 
 It searches as nmt does where it can, and says so where it cannot:
 
-- it takes the same beam, the same length normalisation (a score of log-probability over n**alpha, n counting EOS; for
-  another normalisation its whole beam is ranked anew), and never writes what nmt never writes;
-- its beam is done when it has found as many translations as it holds. nmt goes on while a live one is better than
-  those, which in a few lines of a thousand finds another translation;
+- it takes the same beam, and never writes what nmt never writes; what it finds is ranked by nmt's own score;
+- it is done when a number of translations have ended, however good a live one is, and a model that is sure of itself
+  ends often on what stands in the last places of its beam. So it is made to look for more, and of what it finds later
+  that is taken which nmt would have gone on for;
 - one call of it has one longest target: a sentence that ran past its own is searched again;
 - it takes the norm of probabilities over what may be written, where nmt takes it over the whole vocabulary, and keeps
-  no probabilities of single tokens: what it found is scored once more, forced, by the same model.
+  no probabilities of single tokens: what it found is scored once more, forced, by the same model, as is attention.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     import ctranslate2
 
 __all__ = ["CTranslate2Engine"]
+
+PATIENCE = 2
+"""CTranslate2 stops when so many beams full of translations have ended."""
 
 FORCED_TOKENS = 1024
 """Tokens scored at a time: their logits over the whole vocabulary are held at once."""
@@ -93,19 +96,19 @@ class _Pieces:
     def target(self, tokens: Iterable[int]) -> list[str]:
         return [self._target[token] for token in tokens]
 
-    def found(self, pieces: Sequence[str], attention: list[list[float]]) -> _Found:
-        """A translation as CTranslate2 gives it."""
+    def read(self, pieces: Sequence[str]) -> tuple[tuple[int, ...], bool]:
+        """The ids of a translation, and whether EOS stood behind them."""
         is_ended = pieces[-1:] == [self._target_end]
-        return _Found(tuple(self._ids[piece] for piece in pieces[: len(pieces) - is_ended]), is_ended, attention)
+        return tuple(self._ids[piece] for piece in pieces[: len(pieces) - is_ended]), is_ended
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A translation, whether EOS was written behind it, and where it looked: a row for each of these, if asked for."""
+    """A translation, whether EOS was written behind it, and its log-probability as search came by it."""
 
     tokens: tuple[int, ...]
     is_ended: bool
-    attention: list[list[float]]
+    estimate: float
 
 
 @dataclass(frozen=True)
@@ -122,30 +125,35 @@ class _Search:
 
     def run(self) -> list[list[Hypothesis]]:
         found: dict[int, list[_Found]] = {}
-        # Other normalisations than its own rank what the whole beam has found.
-        wanted = self.config.beam if self.config.length_penalty == "gnmt" else self.nbest
         for rows in _grouped(range(len(self.sources)), self._needs):
             longest = max(self.limits[row] for row in rows)
-            found |= self._find(rows, longest, wanted)
-            again = [row for row in rows if self._is_late(row, found[row])]
-            for late in _grouped(again, lambda row: self.limits[row]):
-                if (self.limits[late[0]], self.config.beam) != (longest, wanted):
-                    found |= self._find(late, self.limits[late[0]], self.config.beam)
-        return self._scored(found)
-
-    def _is_late(self, row: int, found: Sequence[_Found]) -> bool:
-        """Whether some translation ran past its limit, or was cut there: what is cut is ranked without its EOS."""
-        return any(not one.is_ended or len(one.tokens) >= self.limits[row] for one in found)
+            found |= self._find(rows, longest)
+            late = [row for row in rows if self._is_late(row, found[row])]
+            for again in _grouped(late, lambda row: self.limits[row]):
+                found |= self._find(again, self.limits[again[0]])
+        kept = {row: [one for one in found[row] if len(one.tokens) < self.limits[row]] for row in found}
+        pairs = [(row, one) for row in range(len(self.sources)) for one in self._candidates(kept[row])]
+        scored: list[list[Hypothesis]] = [[] for _ in self.sources]
+        for (row, _), hypothesis in zip(pairs, self._scored(pairs), strict=True):
+            scored[row].append(hypothesis)
+        settled = [self._settled(kept[row], ones) for row, ones in enumerate(scored)]
+        return self._looking(settled) if self.attention else settled
 
     def _needs(self, row: int) -> tuple[bool, tuple[tuple[int, ...], ...]]:
         """What is the same for all sources of one call: a call that has a prefix treats those without differently."""
         return bool(self.sources[row].prefix), self.sources[row].avoid
 
-    def _find(self, rows: Sequence[int], longest: int, wanted: int) -> dict[int, list[_Found]]:
-        """``wanted`` translations that CTranslate2 finds for each source; what is too long is cut, and has no EOS."""
+    def _is_late(self, row: int, found: list[_Found]) -> bool:
+        """Whether one that may be among the best ran past the longest target of its own source."""
+        return any(len(one.tokens) >= self.limits[row] for one in self._candidates(found))
+
+    def _find(self, rows: Sequence[int], longest: int) -> dict[int, list[_Found]]:
+        """What CTranslate2 finds for some sources in one call; what is too long is cut, and has no EOS."""
         if longest == 1:
-            return {row: [_Found((), False, [])] for row in rows}
+            return {row: [_Found((), False, 0.0)] for row in rows}
         config = self.config
+        alpha = 0.0 if config.length_penalty == "none" else config.alpha
+        patience = PATIENCE if config.beam > 1 else 1
         avoid = [self.pieces.target(phrase) for phrase in self.sources[rows[0]].avoid if phrase]
         prefixes = [self.pieces.target(self.sources[row].prefix) for row in rows]
         results = self.model.translate_batch(
@@ -155,25 +163,57 @@ class _Search:
             max_decoding_length=longest - 1,
             min_decoding_length=0,
             beam_size=config.beam,
-            length_penalty=0.0 if config.length_penalty == "none" else config.alpha,
-            num_hypotheses=wanted,
+            patience=patience,
+            num_hypotheses=patience * config.beam,
+            length_penalty=alpha,
             no_repeat_ngram_size=config.no_repeat_ngram,
             suppress_sequences=[*self.pieces.never, *avoid],
             disable_unk=True,
-            return_attention=self.attention,
+            return_scores=True,
             return_end_token=True,
         )
-        return {row: self._distinct(result) for row, result in zip(rows, results, strict=True)}
+        return {row: self._distinct(result, alpha) for row, result in zip(rows, results, strict=True)}
 
-    def _distinct(self, result: ctranslate2.TranslationResult) -> list[_Found]:
+    def _distinct(self, result: ctranslate2.TranslationResult, alpha: float) -> list[_Found]:
         """What was found for one source; a prefix longer than the longest target comes back many times."""
-        rows = result.attention or [[]] * len(result.hypotheses)
-        found = (self.pieces.found(one, looked) for one, looked in zip(result.hypotheses, rows, strict=True))
-        return list({one.tokens: one for one in found}.values())
+        found: dict[tuple[int, ...], _Found] = {}
+        for pieces, score in zip(result.hypotheses, result.scores, strict=True):
+            tokens, is_ended = self.pieces.read(pieces)
+            found.setdefault(tokens, _Found(tokens, is_ended, score * max(len(pieces), 1) ** alpha))
+        return list(found.values())
 
-    def _scored(self, found: dict[int, list[_Found]]) -> list[list[Hypothesis]]:
-        """The best of what was found, by the probabilities that the model gives them when they are forced on it."""
-        pairs = [(row, one) for row in range(len(self.sources)) for one in found[row]]
+    def _candidates(self, found: list[_Found]) -> list[_Found]:
+        """Those that may be among the best: of all, and of those found before the beam was full of ended ones.
+
+        What was cut has no EOS in its estimate: if it seems good all are candidates.
+        """
+        ranked = sorted(found, key=lambda one: -one.estimate / length_penalty(len(one.tokens) + 1, self.config))
+        full = _full(found, self.config.beam)
+        early = [one for one in ranked if len(one.tokens) < full][: self.nbest]
+        best = ranked[: self.nbest]
+        if not all(one.is_ended for one in (*best, *early)):
+            return ranked
+        return [*best, *(one for one in early if one not in best)]
+
+    def _settled(self, found: list[_Found], scored: list[Hypothesis]) -> list[Hypothesis]:
+        """The best, as nmt's own search would have it.
+
+        When as many have ended as the beam holds it goes on only for the sake of one that is better so far, by the
+        length it has. So what ended later counts only if it was that.
+        """
+        ranked = sorted(scored, key=lambda one: -one.score)
+        full = _full(found, self.config.beam)
+        early = [one for one in ranked if len(one.tokens) < full][: self.nbest]
+        bar = early[-1].score if len(early) == self.nbest else -math.inf
+        for one in ranked[: self.nbest]:
+            if len(one.tokens) >= full:
+                so_far = math.fsum(one.token_log_probabilities[:full]) / length_penalty(full, self.config)
+                if so_far > bar:
+                    return ranked[: self.nbest]
+        return early
+
+    def _scored(self, pairs: Sequence[tuple[int, _Found]]) -> list[Hypothesis]:
+        """Translations with the probabilities that the model gives them when they are forced on it."""
         results = self.model.score_batch(
             [self.pieces.source(self.sources[row].tokens) for row, _ in pairs],
             [self.pieces.target(one.tokens) for _, one in pairs],
@@ -181,33 +221,43 @@ class _Search:
             max_batch_size=FORCED_TOKENS,
             batch_type="tokens",
         )
-        ranked: list[list[Hypothesis]] = [[] for _ in self.sources]
-        for (row, one), result in zip(pairs, results, strict=True):
+        hypotheses = []
+        for (_, one), result in zip(pairs, results, strict=True):
             each = tuple(result.log_probs)
             total = math.fsum(each)
             if not math.isfinite(total):
                 raise NmtError("the model's output is not a number: its weights are damaged or its training diverged")
             score = total / length_penalty(len(each), self.config)
-            looked = self._looked(row, one) if self.attention else None
-            ranked[row].append(Hypothesis(one.tokens, total, score, looked, token_log_probabilities=each))
-        return [sorted(ones, key=lambda one: -one.score)[: self.nbest] for ones in ranked]
+            hypotheses.append(Hypothesis(one.tokens, total, score, token_log_probabilities=each))
+        return hypotheses
 
-    def _looked(self, row: int, one: _Found) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Attention, with the row of an EOS that was forced: there is none until the model is to write what follows."""
-        rows = one.attention
-        if not one.is_ended:
-            (result,) = self.model.translate_batch(
-                [self.pieces.source(self.sources[row].tokens)],
-                [self.pieces.target(one.tokens)],
-                beam_size=1,
-                max_input_length=0,
-                max_decoding_length=len(one.tokens) + 1,
-                min_decoding_length=0,
-                return_attention=True,
-                return_end_token=True,
-            )
-            rows = result.attention[0]
-        return np.array(rows, dtype=np.float32)
+    def _looking(self, settled: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+        """Translations with their attention: they are forced on the model once more, by a beam of one.
+
+        CTranslate2 4.8 mixes up the sentences of a batch in the first row of what a wider beam looked at.
+        """
+        pairs = [(row, one) for row, ones in enumerate(settled) for one in ones]
+        results = self.model.translate_batch(
+            [self.pieces.source(self.sources[row].tokens) for row, _ in pairs],
+            [self.pieces.target(one.tokens) for _, one in pairs],
+            max_input_length=0,
+            max_decoding_length=max(len(one.tokens) for _, one in pairs) + 1,
+            min_decoding_length=0,
+            beam_size=1,
+            return_attention=True,
+            return_end_token=True,
+        )
+        looked: list[list[Hypothesis]] = [[] for _ in settled]
+        for (row, one), result in zip(pairs, results, strict=True):
+            attention = np.array(result.attention[0][: len(one.tokens) + 1], dtype=np.float32)
+            looked[row].append(replace(one, attention=attention))
+        return looked
+
+
+def _full(found: Sequence[_Found], beam: int) -> int:
+    """The step at which as many had ended as the beam holds; a translation ends at the step that writes its EOS."""
+    steps = sorted(len(one.tokens) + 1 for one in found)
+    return steps[min(beam, len(steps)) - 1]
 
 
 def _grouped(rows: Iterable[int], key: Callable[[int], Any]) -> list[list[int]]:

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
-from pydantic import ValidationError
-
 from nmt import __version__
 from nmt.checkpoint import check_folder, json_bytes, read_json
 from nmt.config import DecodingConfig
@@ -92,24 +90,26 @@ class Export:
                 f"this nmt {__version__} reads up to {FORMAT}: install a newer one"
             )
         check_folder(folder)
-        try:
-            source = Tokenizer.load(folder / "source.model")
-            target = source if said["joint"] else Tokenizer.load(folder / "target.model")
-            decoding = DecodingConfig.model_validate(said["decoding"])
-            limits = (said["longest_source"], said["longest_target"])
-            export = Export(
-                said["kind"],
-                str(said["quantization"]),
-                decoding,
-                Tokenizers(source, target),
-                *limits,
-                dict(said["run"]),
+        if said.get("kind") not in _MODULES:
+            raise CheckpointError(
+                f"{folder}: an export for {said.get('kind')!r}, which this nmt {__version__} cannot run"
             )
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
+        source = Tokenizer.load(folder / "source.model")
+        try:
+            limits = [said[name] for name in ("longest_source", "longest_target")]
+            if not all(limit is None or (isinstance(limit, int) and limit > 0) for limit in limits):
+                raise ValueError(f"the longest source and target are {limits}")
+            return Export(
+                kind=said["kind"],
+                quantization=str(said["quantization"]),
+                decoding=DecodingConfig.model_validate(said["decoding"]),
+                tokenizers=Tokenizers(source, source if said["joint"] else Tokenizer.load(folder / "target.model")),
+                longest_source=limits[0],
+                longest_target=limits[1],
+                run=dict(said["run"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:  # pydantic's error is a ValueError
             raise CheckpointError(f"{folder / EXPORT}: damaged: {str(error).splitlines()[0]}") from error
-        if export.kind not in _MODULES:
-            raise CheckpointError(f"{folder}: an export for {export.kind!r}, which this nmt {__version__} cannot run")
-        return export
 
     def engine(self, folder: Path, *, device: str = "auto", threads: int = 0) -> Engine:
         """What runs the export in ``folder``; ``threads`` are those of the processor, 0 being all.

@@ -17,8 +17,8 @@ from nmt.models.seq2seq import Seq2Seq
 
 __all__ = ["Parity", "compare"]
 
-EQUAL: dict[Kind, float] = {"ctranslate2": 0.97, "onnx": 0.99}
-"""The share of lines that must be equal. CTranslate2's beam is done by another rule: a few lines end elsewhere."""
+EQUAL: dict[Kind, float] = {"ctranslate2": 0.98, "onnx": 0.99}
+"""The share of lines that must be equal. CTranslate2 stops by another rule: of 500 lines a few end elsewhere."""
 
 LARGEST_DIFFERENCE = 1e-3
 """Between an export's score of its own translation and the run's score of that, in single precision."""

@@ -96,7 +96,7 @@ def test_the_validation_set_is_what_it_is_checked_on(tmp_path: Path, corpus: Pat
 def test_an_export_that_translates_otherwise_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """Half of the model's positions lost on the way: what is written is whole, and wrong."""
+    """A sign lost on the way: what would be written is whole, and wrong."""
     from nmt.export import ctranslate2
 
     convert = ctranslate2.convert
@@ -167,6 +167,7 @@ def test_exports_of_tomorrow_and_of_others_are_told_apart(exports: dict[str, Pat
     for change, message in (
         ({"format": 2, "nmt": "9.0"}, "an export of format 2, written by nmt 9.0; this nmt .* reads up to 1"),
         ({"kind": "abacus"}, "an export for 'abacus', which this nmt .* cannot run"),
+        ({"longest_source": "long"}, r"export\.json: damaged"),
         ({"decoding": {"beam": 0}}, "export.json: damaged"),
         ({"joint": None, "run": 3}, "export.json: damaged"),
     ):
@@ -182,13 +183,13 @@ def test_what_counts_as_the_same() -> None:
     from nmt.errors import NmtError
 
     for kind, parity in (
-        ("ctranslate2", Parity(200, 195, 1e-5, 98.0)),
+        ("ctranslate2", Parity(200, 196, 1e-5, 98.0)),
         ("onnx", Parity(200, 198, 1e-5, 98.0)),
         ("onnx", Parity(4, 3, 1e-5, 98.0)),
     ):
         parity.require(kind)  # type: ignore[arg-type]
     for kind, parity in (
-        ("ctranslate2", Parity(200, 193, 1e-5, 98.0)),
+        ("ctranslate2", Parity(200, 195, 1e-5, 98.0)),
         ("onnx", Parity(200, 197, 1e-5, 98.0)),
         ("onnx", Parity(4, 2, 1e-5, 98.0)),
         ("onnx", Parity(200, 200, 2e-3, 100.0)),

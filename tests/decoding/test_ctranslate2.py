@@ -36,6 +36,12 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return write(tmp_path_factory.mktemp("export") / "x", request.param)
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Both:
+    """One shape, for what the shape has no say in."""
+    return write(tmp_path_factory.mktemp("export") / "x", "uneven")
+
+
 def load(folder: Path, **decoding: Any) -> Translator:
     return Translator.load(folder, device="cpu", threads=1, **decoding)
 
@@ -65,35 +71,35 @@ def test_lines_and_scores_are_those_of_torch(both: Both, beam: int, batch_size: 
 
 
 @pytest.mark.parametrize("how", [{"length_penalty": "none"}, {"length_penalty": "gnmt", "alpha": 0.6}, {"alpha": 0.5}])
-def test_scores_are_normalised_as_ours(both: Both, how: dict[str, Any]) -> None:
-    ours, folder = both
+def test_scores_are_normalised_as_ours(one: Both, how: dict[str, Any]) -> None:
+    ours, folder = one
     settings = ours.decoding.model_copy(update=how)
     expected = list(Translator(ours.engine, ours.tokenizers, settings).translate(LINES))
     assert_same(expected, list(load(folder, **how).translate(LINES)))
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5])
-def test_the_longest_translation_is_each_sentences_own(both: Both, limit: int) -> None:
+def test_the_longest_translation_is_each_sentences_own(one: Both, limit: int) -> None:
     """The longest counts EOS, which is forced on it; with a limit of one token nothing else is written."""
-    ours, folder = both
+    ours, folder = one
     how = {"max_ratio": 0.2 if limit else 0.01, "max_extra": limit}
     settings = ours.decoding.model_copy(update=how)
     expected = list(Translator(ours.engine, ours.tokenizers, settings).translate(LINES, attention=True))
     assert_same(expected, list(load(folder, **how).translate(LINES, attention=True)))
 
 
-def test_several_translations_are_distinct_and_in_order(both: Both) -> None:
-    _, folder = both
-    for one in load(folder).translate(LINES, nbest=3):
-        scores = [hypothesis.score for hypothesis in one.hypotheses]
+def test_several_translations_are_distinct_and_in_order(one: Both) -> None:
+    _, folder = one
+    for found in load(folder).translate(LINES, nbest=3):
+        scores = [hypothesis.score for hypothesis in found.hypotheses]
         assert scores == sorted(scores, reverse=True)
-        assert len({hypothesis.tokens for hypothesis in one.hypotheses}) == len(scores)
-        assert not one.source or scores
+        assert len({hypothesis.tokens for hypothesis in found.hypotheses}) == len(scores)
+        assert not found.source or scores
 
 
-def test_prefixes_and_phrases_to_avoid(both: Both) -> None:
+def test_prefixes_and_phrases_to_avoid(one: Both) -> None:
     """Each line has its own, and those without are translated as if alone."""
-    ours, folder = both
+    ours, folder = one
     ours = Translator(ours.engine, ours.tokenizers, ours.decoding.model_copy(update={"beam": 1}))
     (plain,) = ours.translate([LINES[0]])
     avoided = ours.tokenizers.target.decode(plain.hypotheses[0].tokens[:2])
@@ -103,10 +109,10 @@ def test_prefixes_and_phrases_to_avoid(both: Both) -> None:
     assert_same(expected, list(load(folder, beam=1).translate(lines)))
 
 
-def test_no_tokens_in_a_row_twice(both: Both) -> None:
-    _, folder = both
-    for one in load(folder, no_repeat_ngram=2, beam=1).translate(LINES):
-        tokens = one.hypotheses[0].tokens if one.hypotheses else ()
+def test_no_tokens_in_a_row_twice(one: Both) -> None:
+    _, folder = one
+    for found in load(folder, no_repeat_ngram=2, beam=1).translate(LINES):
+        tokens = found.hypotheses[0].tokens if found.hypotheses else ()
         pairs = list(itertools.pairwise(tokens))
         assert len(pairs) == len(set(pairs))
 
@@ -121,20 +127,20 @@ def test_no_tokens_in_a_row_twice(both: Both) -> None:
         ({"mbr": "chrf"}, "--mbr"),
     ],
 )
-def test_what_it_cannot_do_is_said(both: Both, how: dict[str, Any], flag: str) -> None:
+def test_what_it_cannot_do_is_said(one: Both, how: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=f"{flag}: CTranslate2 cannot; use the run itself"):
-        load(both[1], **how).check()
+        load(one[1], **how).check()
 
 
-def test_phrases_to_use_and_more_than_the_beam_are_refused(both: Both) -> None:
+def test_phrases_to_use_and_more_than_the_beam_are_refused(one: Both) -> None:
     with pytest.raises(ConfigError, match="phrases to use: CTranslate2 cannot"):
-        list(load(both[1]).translate([Request(LINES[0], use=("chat",))]))
+        list(load(one[1]).translate([Request(LINES[0], use=("chat",))]))
     with pytest.raises(ConfigError, match="nbest 5 needs a beam of at least 5, not 4"):
-        list(load(both[1]).translate(LINES, nbest=5))
+        list(load(one[1]).translate(LINES, nbest=5))
 
 
-def test_devices_models_and_checkpoints_that_are_not_there(both: Both) -> None:
-    _, folder = both
+def test_devices_models_and_checkpoints_that_are_not_there(one: Both) -> None:
+    _, folder = one
     with pytest.raises(ConfigError, match="device 'abacus' cannot be used"):
         Translator.load(folder, device="abacus")
     with pytest.raises(ConfigError, match="an export holds one model, and no checkpoint 'step-1'"):

@@ -52,8 +52,9 @@ def test_lines_scores_and_attention_are_those_of_torch(tmp_path: Path, encoder: 
 def test_every_search_is_there(tmp_path: Path, how: dict[str, Any]) -> None:
     ours, folder = write(tmp_path / "x", "lstm", "transformer")
     ours = Translator(ours.engine, ours.tokenizers, ours.decoding.model_copy(update=how))
-    lines: list[str | Request] = [*LINES[:3], Request(LINES[0], prefix="le", use=("chat",), avoid=("noir",))]
-    lines = lines[:3] if how.keys() & {"sampling", "mbr", "groups"} else lines
+    lines: list[str | Request] = [*LINES[:3]]
+    if not how.keys() & {"sampling", "mbr", "groups"}:
+        lines.append(Request(LINES[0], prefix="le", use=("chat",), avoid=("noir",)))
     assert_same(list(ours.translate(lines)), list(Translator.load(folder, threads=1, **how).translate(lines)))
 
 

@@ -18,8 +18,8 @@ from tests.conftest import small_pairs
 ENGLISH = [english for english, _ in small_pairs()]
 FRENCH = [french for _, french in small_pairs()]
 
-#: Lines of unequal lengths, the last of them blank.
-LINES = [" ".join(ENGLISH[start : start + count]) for start, count in enumerate((1, 3, 1, 2, 1, 1, 2, 0))]
+#: Lines of unequal lengths, one of them blank.
+LINES = [" ".join(ENGLISH[start : start + count]) for start, count in enumerate((1, 2, 1, 0, 1, 1, 2))]
 
 TRANSFORMER: dict[str, Any] = {"type": "transformer", "layers": 2, "width": 16, "heads": 2, "feed_forward": 24}
 LEARNED: dict[str, Any] = {**TRANSFORMER, "positions": "learned", "max_positions": 300}
@@ -50,11 +50,11 @@ def tokenizers(*, joint: bool) -> Tokenizers:
 
 def recipe_of(encoder: dict[str, Any], decoder: dict[str, Any], tied: int, **decoding: Any) -> Recipe:
     model = {"encoder": encoder, "decoder": decoder, "embedding": 16, "tied_embeddings": tied}
-    settings = {"beam": 4, "max_ratio": 0.5, "max_extra": 6, **decoding}
+    settings = {"beam": 4, "max_ratio": 0.3, "max_extra": 5, **decoding}
     return Recipe.model_validate({"model": model, "tokenizer": {"joint": tied == 3}, "decoding": settings})
 
 
-def model_of(config: ModelConfig, pair: Tokenizers, seed: int = 3) -> Seq2Seq:
+def model_of(config: ModelConfig, pair: Tokenizers, seed: int = 4) -> Seq2Seq:
     """A random model, every parameter off its initial value, that is sure of what it writes: not of close calls."""
     torch.manual_seed(seed)
     model = build(config, len(pair.source), len(pair.target)).eval()
