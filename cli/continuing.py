@@ -12,10 +12,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nmt.data.text import COMPRESSIONS, LineWriter, whole_lines
 from nmt.errors import ConfigError, DataError, NmtError
 from nmt_cli.streams import STANDARD
+
+if TYPE_CHECKING:
+    from nmt.formats import Style
 
 __all__ = ["Begun", "look_back", "whole_output"]
 
@@ -28,34 +32,29 @@ class Begun:
     kept: int = 0
 
 
-def look_back(path: Path, window: int, *, is_list: bool) -> Begun:
+def look_back(path: Path, window: int, style: Style) -> Begun:
     """How far an interrupted output got, in whole windows: so that what follows is worked out as it would have been.
 
-    ``is_list`` says that a line in may be several lines out, which begin with its number. Raises DataError for an
-    output that is not there, or is no such list.
+    Raises DataError for an output that is not there, or was not written in this ``style``: what is in two styles is no
+    output of either.
     """
+    from nmt.formats import number_of
+
     done = kept = 0
     number = -1
     for count, line in enumerate(whole_lines(_begun(path))):
-        if not is_list:
-            number += 1
-        elif (told := _number(line, f"{path}:{count + 1}")) != number:
-            number = told
-        else:
+        where = f"{path}:{count + 1}"
+        told = number_of(line, style, where)
+        if told is not None and told == number:
             continue
+        if told not in (None, number + 1):
+            raise DataError(f"{where}: has the number {told}, where {number + 1} comes next: is it one output?")
+        number += 1
         if number % window == 0:
             done, kept = number, count
-    if number >= 0 and not is_list and (number + 1) % window == 0:
+    if number >= 0 and not style.is_list and (number + 1) % window == 0:
         done = kept = number + 1
     return Begun(done, kept)
-
-
-def _number(line: bytes, where: str) -> int:
-    """The number that a line of a list begins with."""
-    first = line.split(b"\t" if b" ||| " not in line else b" ||| ")[0]
-    if not first.isdigit():
-        raise DataError(f"{where}: does not begin with a line's number: it was written in another format")
-    return int(first)
 
 
 def _part(path: Path) -> Path:

@@ -34,7 +34,7 @@ from nmt.decoding.request import Request
 from nmt.decoding.translator import Translation
 from nmt.errors import DataError
 
-__all__ = ["Align", "Format", "Record", "Style", "read", "render"]
+__all__ = ["Align", "Format", "Record", "Style", "number_of", "read", "render"]
 
 Format = Literal["text", "tsv", "jsonl", "moses"]
 
@@ -60,6 +60,13 @@ class Style:
     def is_list(self) -> bool:
         """Whether a line in may be several lines out, which then begin with its number."""
         return self.format == "moses" or (self.format == "tsv" and self.nbest is not None)
+
+    @property
+    def num_fields(self) -> int:
+        """How many columns of TSV a line has, or fields of text or Moses form at least: a translation may have bars."""
+        scores = 2 * (self.scores or self.format == "moses")
+        numbers = {"moses": 1, "tsv": 2 * self.is_list}.get(self.format, 0)
+        return numbers + 1 + scores + self.confidence + (self.align is not None)
 
 
 @dataclass(frozen=True)
@@ -272,3 +279,25 @@ def _object(found: _Found, style: Style) -> dict[str, Any]:
     if found.unmet:
         content["unmet"] = list(found.unmet)
     return content
+
+
+# -------------------------------------------------------------------------------------------------------- looking back
+
+
+def number_of(line: bytes, style: Style, where: str) -> int | None:
+    """The number that a line begins with which was written in this style; None for a style without numbers.
+
+    Raises DataError, with ``where`` before it, for a line that is of another style, as far as that can be told.
+    """
+    number: bytes | None = None
+    if style.format == "jsonl":
+        fits = not line.strip() or line.startswith(b"{")
+    elif style.format == "tsv":
+        number, *others = line.split(b"\t")
+        fits = len(others) + 1 == style.num_fields
+    else:
+        number, *others = line.split(SEPARATOR.encode())
+        fits = len(others) + 1 >= style.num_fields
+    if not fits or (style.is_list and not (number or b"").isdigit()):
+        raise DataError(f"{where}: was written in another format, or with other options")
+    return int(number or 0) if style.is_list else None

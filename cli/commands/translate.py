@@ -111,7 +111,7 @@ def translate(
                         pass
                 return
             size = 1 if line_buffered else translator.window * ranks.size
-            begun = Begun() if continue_from is None else look_back(continue_from, size, is_list=style.is_list)
+            begun = Begun() if continue_from is None else look_back(continue_from, size, style)
             windows = input_windows(input, size, on_bad_bytes=on_bad_bytes, skip=begun.lines)
             if style.format == "jsonl" or style.constraints:
                 windows = _checked(windows, lambda line, number: read(line, style, f"{name}:{number}"), begun.lines)

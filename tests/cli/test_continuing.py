@@ -19,6 +19,7 @@ from nmt.config import Recipe
 from nmt.data.text import LineWriter, read_lines
 from nmt.data.tokenizer import Tokenizers, train_tokenizer
 from nmt.errors import ConfigError, DataError, NmtError
+from nmt.formats import Style
 from nmt.models import build
 from nmt_cli.continuing import Begun, look_back, whole_output
 from nmt_cli.main import main
@@ -142,35 +143,64 @@ def test_an_input_is_not_written_over(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ look back
 
 
+TEXT, MOSES, LISTS = Style(), Style("moses", nbest=2), Style("tsv", nbest=2)
+
+
 @pytest.mark.parametrize(
-    ("content", "is_list", "expected"),
+    ("content", "style", "expected"),
     [
-        ("", False, Begun()),
-        ("a\nb\nc\n", False, Begun()),
-        ("a\nb\nc\nd\n", False, Begun(4, 4)),
-        ("a\nb\nc\nd\nhalf", False, Begun(4, 4)),
-        ("a\nb\nc\nhalf", False, Begun()),
-        ("a\n" * 9, False, Begun(8, 8)),
-        ("".join(f"{n} ||| a ||| x\n{n} ||| b ||| x\n" for n in range(5)), True, Begun(4, 8)),
-        ("".join(f"{n}\t1\ta\n{n}\t2\tb\n" for n in range(4)), True, Begun()),  # the last list may lack some
-        ("".join(f"{n} ||| a\n" for n in range(9)) + "9 |||", True, Begun(8, 8)),
+        ("", TEXT, Begun()),
+        ("a\nb\nc\n", TEXT, Begun()),
+        ("a\nb\nc\nd\n", TEXT, Begun(4, 4)),
+        ("a\nb\nc\nd\nhalf", TEXT, Begun(4, 4)),
+        ("a\nb\nc\nhalf", TEXT, Begun()),
+        ("a\n" * 9, TEXT, Begun(8, 8)),
+        ("".join(f"{n} ||| a ||| x ||| y\n{n} ||| b ||| x ||| y\n" for n in range(5)), MOSES, Begun(4, 8)),
+        ("".join(f"{n}\t1\ta\n{n}\t2\tb\n" for n in range(4)), LISTS, Begun()),  # the last list may lack some
+        ("".join(f"{n}\t1\ta ||| b\n" for n in range(5)), LISTS, Begun(4, 4)),
+        ("".join(f"{n} ||| a ||| x ||| y\n" for n in range(9)) + "9 |||", MOSES, Begun(8, 8)),
+        ("".join(f"{n} |||  ||| x ||| y\n" for n in range(5)), MOSES, Begun(4, 4)),
+        ("a ||| b\t\n" * 4, TEXT, Begun(4, 4)),
+        ('{"source": "a"}\n\n' * 2, Style("jsonl"), Begun(4, 4)),
     ],
 )
-def test_only_whole_windows_count(tmp_path: Path, content: str, is_list: bool, expected: Begun) -> None:
+def test_only_whole_windows_count(tmp_path: Path, content: str, style: Style, expected: Begun) -> None:
     (tmp_path / "out").write_text(content)
-    assert look_back(tmp_path / "out", 4, is_list=is_list) == expected
+    assert look_back(tmp_path / "out", 4, style) == expected
 
 
 def test_the_unfinished_file_goes_before_the_name(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a\n" * 8)
     (tmp_path / "out.part").write_text("a\n" * 4)
-    assert look_back(tmp_path / "out", 4, is_list=False) == Begun(4, 4)
+    assert look_back(tmp_path / "out", 4, TEXT) == Begun(4, 4)
 
 
-def test_another_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a\nb\n")
-    with pytest.raises(DataError, match=r"out:1: does not begin with a line's number"):
-        look_back(tmp_path / "out", 4, is_list=True)
+@pytest.mark.parametrize(
+    ("content", "style"),
+    [
+        ("a\nb\n", MOSES),
+        ("a\nb\n", LISTS),
+        ("0\t1\ta\n", MOSES),
+        ("0 ||| a ||| x ||| y\n", LISTS),
+        ("0 ||| a ||| x ||| y\n", Style("moses", align="hard")),
+        ("a\nb\n", Style("jsonl")),
+        ("0 ||| a ||| x ||| y\n", Style("jsonl")),
+        ("a\nb\n", Style("tsv", scores=True)),
+        ("0\t1\ta\n", Style("tsv")),
+        ("a\n", Style(confidence=True)),
+    ],
+)
+def test_another_format_is_refused(tmp_path: Path, content: str, style: Style) -> None:
+    (tmp_path / "out").write_text(content)
+    with pytest.raises(DataError, match=r"out:1: was written in another format, or with other options"):
+        look_back(tmp_path / "out", 4, style)
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (0, 1, 0), (0, 2)])
+def test_a_list_that_is_not_of_one_output_is_refused(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    (tmp_path / "out").write_text("".join(f"{number} ||| a ||| x ||| y\n" for number in numbers))
+    with pytest.raises(DataError, match=r"has the number \d, where \d comes next: is it one output"):
+        look_back(tmp_path / "out", 4, MOSES)
 
 
 # ------------------------------------------------------------------------------------------------------------- commands
@@ -303,7 +333,7 @@ def test_a_cut_archive_keeps_its_whole_lines(tmp_path: Path) -> None:
             writer.write(f"{number * number}")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    begun = look_back(path, 100, is_list=False)
+    begun = look_back(path, 100, TEXT)
     assert 1000 < begun.lines < 5000
     with whole_output(path, kept=begun.kept) as writer:
         writer.write("new")
