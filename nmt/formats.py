@@ -170,7 +170,7 @@ class _Found:
 def render(record: Record, translation: Translation, number: int, style: Style) -> str:
     """What is written of a translation: a line, or several; ``number`` is that of the line, from 0."""
     places = range(min(len(translation.hypotheses), style.nbest or 1))
-    found = [_found(translation, place, style) for place in places] or [_nothing(style)]
+    found = [_found(translation, place, style) for place in places] or [_nothing(style, record.request.use)]
     match style.format:
         case "text":
             return _fields(found[0], style, scores=style.scores)
@@ -182,10 +182,10 @@ def render(record: Record, translation: Translation, number: int, style: Style) 
             return _json(record, translation, found, style)
 
 
-def _nothing(style: Style) -> _Found:
-    """What is told of a blank line."""
+def _nothing(style: Style, use: tuple[str, ...]) -> _Found:
+    """What is told of a blank line, which stays blank whatever it should ``use``."""
     empty = np.zeros((0, 0)) if style.align == "soft" else None
-    return _Found(Hypothesis((), 0.0, 0.0), frozenset(), empty, () if style.confidence else None)
+    return _Found(Hypothesis((), 0.0, 0.0), frozenset(), empty, () if style.confidence else None, unmet=use)
 
 
 def _found(translation: Translation, place: int, style: Style) -> _Found:
@@ -250,6 +250,7 @@ def _json(record: Record, translation: Translation, found: Sequence[_Found], sty
     if record.fields is None:
         return ""
     told = [_object(one, style) for one in found]
+    # What an earlier translation left unused is not said of this one, which would else seem to lack it too.
     read = {name: value for name, value in record.fields.items() if name != "unmet" or not style.constraints}
     content = {**read, **told[0]} if style.nbest is None else {**read, "nbest": told}
     if style.nbest is not None:

@@ -111,6 +111,29 @@ def test_json_keeps_what_it_does_not_know() -> None:
     }
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 5000])
+def test_a_number_that_could_not_be_written_again_is_refused(number: str) -> None:
+    with pytest.raises(DataError, match=r"^stdin:1: not JSON \(-?[19].* is a number o[uf]"):
+        read(f'{{"source": "the cat", "x": {number}}}', Style("jsonl"), "stdin:1")
+
+
+def test_phrases_that_an_earlier_translation_lacked_are_not_told_again() -> None:
+    line = '{"source": "the cat", "use": ["chat"], "unmet": ["chat"]}'
+    told = {
+        constraints: json.loads(written(style, read(line, style, "stdin:1"), translation(unmet=((), ()))))
+        for constraints in (False, True)
+        for style in [Style("jsonl", constraints=constraints)]
+    }
+    assert "unmet" not in told[True]
+    assert told[False]["unmet"] == ["chat"]  # a field like any other
+
+
+def test_a_blank_line_uses_no_phrase_and_says_so() -> None:
+    style = Style("jsonl", constraints=True)
+    answer = json.loads(written(style, read('{"source": " ", "use": ["chat"]}', style, "stdin:1"), BLANK))
+    assert (answer["translation"], answer["unmet"]) == ("", ["chat"])
+
+
 def test_json_with_n_best_and_pieces() -> None:
     style = Style("jsonl", nbest=2, align="soft", units="pieces")
     record = read('{"source": "the cat"}', style, "stdin:1")

@@ -411,7 +411,7 @@ class Translator:
         if len(parts) > 1:  # those of one part are in their order already
             ranked.sort(key=lambda pair: (len(self._unmet(request, pair[0])), -pair[0].score))
         unmet = tuple(self._unmet(request, one) for one, _ in ranked) if request.use else ()
-        self.counts.unmet += len(unmet[0]) if unmet else 0
+        self.counts.unmet += len(unmet[0] if unmet else request.use)  # a blank line uses none
         return Translation(
             source=request.text,
             source_tokens=tokens,

@@ -419,6 +419,12 @@ def test_constraints_are_met_or_told(run: Path, tmp_path: Path, capfdbinary: Cap
     assert found[1] == translated(run, tmp_path, capfdbinary, "--max-extra", "9", "--beam", "8", lines=["a dog"])[0]
     assert "cat" in found[2]
     assert "dog" in found[2]
+    # A blank line stays blank.
+    source = write(tmp_path / "in", text_of(["\ta dog ||| cat"]))
+    assert main(["translate", str(run), "-i", source, "--constraints"]) == 0
+    told = capfdbinary.readouterr()
+    assert told.out == b"\n"
+    assert b"should use and does not: 2;" in told.err
     # A sample uses a phrase by chance only.
     source = write(tmp_path / "in", text_of(['{"source": "a dog", "use": ["the tired wolf"]}']))
     command = ["translate", str(run), "-i", source, "--format", "jsonl", "--constraints", "--sampling"]
