@@ -108,7 +108,7 @@ def _read_json(line: str, style: Style, where: str) -> Record:
     if not line.strip():
         return Record(Request(""))
     try:
-        fields = json.loads(line, parse_constant=_no_number, parse_float=_number)
+        fields = json.loads(line, parse_constant=_no_number, parse_float=_decimal, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(fields, dict) or not isinstance(fields.get("source"), str):
@@ -123,10 +123,19 @@ def _read_json(line: str, style: Style, where: str) -> Record:
     return Record(Request(text, _encodable(prefix), use, avoid), fields)
 
 
-def _number(digits: str) -> float:
-    """A number, which could not be written again if it were infinite."""
+def _decimal(digits: str) -> float:
+    """A number of JSON. Raises ValueError for one that would be written as Infinity, which JSON has not."""
     value = float(digits)
-    return value if math.isfinite(value) else _no_number(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:20]} is a number out of range")
+    return value
+
+
+def _whole(digits: str) -> int:
+    """The same without a point. Raises ValueError for one that Python would not write again."""
+    if len(digits) > 4300:
+        raise ValueError(f"{digits[:20]}... is a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _no_number(word: str) -> float:
@@ -182,10 +191,10 @@ def render(record: Record, translation: Translation, number: int, style: Style) 
             return _json(record, translation, found, style)
 
 
-def _nothing(style: Style, use: tuple[str, ...]) -> _Found:
+def _nothing(style: Style, use: Sequence[str]) -> _Found:
     """What is told of a blank line, which stays blank whatever it should ``use``."""
     empty = np.zeros((0, 0)) if style.align == "soft" else None
-    return _Found(Hypothesis((), 0.0, 0.0), frozenset(), empty, () if style.confidence else None, unmet=use)
+    return _Found(Hypothesis((), 0.0, 0.0), frozenset(), empty, () if style.confidence else None, unmet=tuple(use))
 
 
 def _found(translation: Translation, place: int, style: Style) -> _Found:
