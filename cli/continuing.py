@@ -58,13 +58,21 @@ def look_back(path: Path, window: int, style: Style) -> Begun:
 
 
 def _part(path: Path) -> Path:
-    """What an output is called until it is whole; beside the file itself where the name is a link."""
+    """What an output is called until it is whole; beside the file itself where the name is a link.
+
+    Raises NmtError for a link that leads to itself.
+    """
     named = Path(os.path.abspath(path))
     if path == STANDARD or named.is_relative_to("/dev") or named.is_relative_to("/proc"):
         return path
     if path.exists() and not path.is_file():
         return path
-    place = path.resolve() if path.is_symlink() else path
+    try:
+        place = path.resolve() if path.is_symlink() else path
+    except RuntimeError as error:  # what Python before 3.13 says of it; later ones give the link itself
+        raise NmtError(f"{path}: cannot be written: the link leads to itself") from error
+    if place.is_symlink():
+        raise NmtError(f"{path}: cannot be written: the link leads to itself")
     return place.with_name(f"{place.name}.part")
 
 

@@ -130,6 +130,16 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "there") == ["file"]
 
 
+def test_a_link_to_itself_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("out")
+    with (
+        pytest.raises(NmtError, match=r"out: cannot be written: the link leads to itself$"),
+        whole_output(tmp_path / "out"),
+    ):
+        raise AssertionError("was opened")
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_an_input_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("x\n")
     (tmp_path / "out").symlink_to("in")
