@@ -179,7 +179,7 @@ class _Found:
 def render(record: Record, translation: Translation, number: int, style: Style) -> str:
     """What is written of a translation: a line, or several; ``number`` is that of the line, from 0."""
     places = range(min(len(translation.hypotheses), style.nbest or 1))
-    found = [_found(translation, place, style) for place in places] or [_nothing(style, record.request.use)]
+    found = [_found(translation, place, style) for place in places] or [_nothing(style, tuple(record.request.use))]
     match style.format:
         case "text":
             return _fields(found[0], style, scores=style.scores)
