@@ -71,7 +71,8 @@ def main() -> None:
     last = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run = Run.open(told.run or startup.train(folder, told.train_steps, told.cores))
+        sizes = {"pairs": told.pairs, "pieces": told.pieces, "threads": told.cores}
+        run = Run.open(told.run or startup.train(folder, told.train_steps, **sizes))
         files = told.file or _embedded(folder)
         sentences = list(_sentences(files, run, told.sentences))
         for shape in told.shapes:
@@ -233,6 +234,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--against", nargs="+", choices=TOOLKITS, default=TOOLKITS, help="default: all")
     parser.add_argument("--run", type=Path, help="whose model is `tiny` (default: one that is trained on the spot)")
     parser.add_argument("--train-steps", type=int, default=400, help="for how long (default: 400)")
+    parser.add_argument(
+        "--pairs", type=int, default=20_000, help="of the embedded corpus, to train on (default: 20000)"
+    )
+    parser.add_argument("--pieces", type=int, default=training.VOCABULARY, help="of its vocabulary (default: 8000)")
     parser.add_argument("--file", type=Path, help="with sentences to translate (default: of the embedded corpus)")
     parser.add_argument("--sentences", type=int, default=1000, help="at most (default: 1000)")
     parser.add_argument("--cores", type=int, default=1, help="to run on (default: 1)")

@@ -18,9 +18,9 @@ from nmt.data.synthetic import write_corpus
 __all__ = ["measure", "train"]
 
 
-def train(folder: Path, steps: int, threads: int) -> Path:
+def train(folder: Path, steps: int, *, pairs: int, pieces: int, threads: int) -> Path:
     """A run of the ``tiny`` shape, trained for so many steps on the embedded corpus, normalised behind its parts."""
-    write_corpus(folder / "corpus", pairs=20_000, seed=1, valid=100, test=1)
+    write_corpus(folder / "corpus", pairs=pairs, seed=1, valid=20, test=1)
     shape = recipe(training.SHAPES["tiny"], "auto").model_dump(mode="json", exclude_none=True)
     for side in ("encoder", "decoder"):
         shape["model"][side]["norm"] = "post"
@@ -34,7 +34,7 @@ def train(folder: Path, steps: int, threads: int) -> Path:
         {
             "model": shape["model"],
             "data": {"source": "en", "target": "fr", **sides},
-            "tokenizer": {"type": "bpe", "vocabulary": 8000},
+            "tokenizer": {"type": "bpe", "vocabulary": pieces},
             "training": {**training_part, "save_every": steps, "validation_beam": 1, "schedule": schedule},
         }
     )
