@@ -107,11 +107,15 @@ def nmt_command(context: typer.Context, quiet: Quiet = False, debug: Debug = Fal
     """Neural machine translation: train on two text files, translate in a shell pipe, score, and look at attention."""
     _share(quiet, debug)
     if version:
-        typer.echo(f"nmt {nmt.__version__}")
+        _tell_version()
         raise typer.Exit()
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
+
+
+def _tell_version() -> None:
+    print(f"nmt {nmt.__version__}")
 
 
 def load_verb(name: str) -> Any:
@@ -198,6 +202,9 @@ class Ending:
 def _run(arguments: Sequence[str]) -> Ending:
     """Run the command; whatever it raises is an ending."""
     try:
+        if list(arguments) == ["--version"]:  # at once: what reads flags takes three times as long to load
+            _tell_version()
+            return Ending(0)
         command = typer.main.get_command(app)
         with command.make_context("nmt", list(arguments)) as context:
             command.invoke(context)
