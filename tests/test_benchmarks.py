@@ -79,7 +79,7 @@ def test_translating_is_measured(corpus: Path) -> None:
         "--singles": 1,
         "--start": 1,
     }
-    options = [str(part) for option in {**small, "--batch-sizes": 3}.items() for part in option]
+    options = [str(part) for option in {**small, **short}.items() for part in option]
     done = subprocess.run([*map(str, command), *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for shape, ending in (("tiny", "trained, ending by itself"), ("luong", "15 tokens forced")):

@@ -234,9 +234,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--against", nargs="+", choices=TOOLKITS, default=TOOLKITS, help="default: all")
     parser.add_argument("--run", type=Path, help="whose model is `tiny` (default: one that is trained on the spot)")
     parser.add_argument("--train-steps", type=int, default=400, help="for how long (default: 400)")
-    parser.add_argument(
-        "--pairs", type=int, default=20_000, help="of the embedded corpus, to train on (default: 20000)"
-    )
+    parser.add_argument("--pairs", type=int, default=20_000, help="of the embedded corpus to train on (default: 20000)")
     parser.add_argument("--pieces", type=int, default=training.VOCABULARY, help="of its vocabulary (default: 8000)")
     parser.add_argument("--file", type=Path, help="with sentences to translate (default: of the embedded corpus)")
     parser.add_argument("--sentences", type=int, default=1000, help="at most (default: 1000)")
