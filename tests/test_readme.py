@@ -1,8 +1,8 @@
 """What the README and its neighbours say is so: commands run, links lead somewhere, the map is the territory.
 
 Every command of the README's ``sh`` blocks runs as it is written, in order, in one folder. The ``nmt`` and the
-``torchrun`` it finds are the real ones behind a few lines of shell that make the corpus and the training small, so that
-it takes seconds.
+``torchrun`` it finds are the real ones behind a few lines of shell that make the corpus and the training small, and
+``nmt`` is a fork of a process that has torch loaded, so that it takes seconds.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+
+from tests.forking import commands as commands_of_nmt
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,16 +53,16 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where a reader would be: a checkout's recipes, and ``nmt`` on the path."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / "bin").mkdir()
-    nmt = Path(sys.executable).with_name("nmt")
-    for name, script in (("nmt", SMALLER), ("torchrun", SMALLER_TORCHRUN)):
-        (folder / "bin" / name).write_text(script.format(nmt=nmt, python=sys.executable))
-        (folder / "bin" / name).chmod(0o755)
-    return folder
+    with commands_of_nmt() as nmt:
+        for name, script in (("nmt", SMALLER), ("torchrun", SMALLER_TORCHRUN)):
+            (folder / "bin" / name).write_text(script.format(nmt=nmt, python=sys.executable))
+            (folder / "bin" / name).chmod(0o755)
+        yield folder
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:

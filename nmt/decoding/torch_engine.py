@@ -66,6 +66,15 @@ class TorchEngine:
         elif config.precision not in ("auto", "float32"):
             raise ConfigError(f"precision {config.precision}: an export is of the precision that it was written in")
 
+    @property
+    def is_one_model(self) -> bool:
+        """Whether it is a model of torch's and no ensemble, so that it can be trained, forced and asked for more."""
+        return isinstance(self.model, nn.Module) and not isinstance(self.model, Ensemble)
+
+    def resolved(self, config: DecodingConfig) -> DecodingConfig:
+        """``config`` with the precision that ``auto`` comes to here. Raises ConfigError as :meth:`check` does."""
+        return config.model_copy(update={"precision": resolve_precision(config.precision, self.device)})
+
     def packed(self, config: DecodingConfig) -> Searchable:
         """The model as it is now, laid out for search; what was laid out before serves while the weights are the same.
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -190,17 +190,16 @@ class Translator:
         settings = overridden(runs[0].recipe.decoding, decoding)
         models = [run.load_model(which, device=str(place)) for run in runs]
         model = Ensemble(models) if others else models[0]
-        return Translator(TorchEngine(model, runs[0].tokenizers, place), runs[0].tokenizers, settings)
+        engine = TorchEngine(model, runs[0].tokenizers, place)
+        return Translator(engine, runs[0].tokenizers, engine.resolved(settings))
 
     @property
     def model(self) -> Seq2Seq:
         """The one model in memory. Raises ConfigError where there is none: for exports and ensembles."""
-        from nmt.models.seq2seq import Seq2Seq
-
-        model = self._torch.model
-        if not isinstance(model, Seq2Seq):
+        engine = self._torch
+        if not engine.is_one_model:
             raise ConfigError(_ONE_MODEL)
-        return model
+        return cast("Seq2Seq", engine.model)
 
     @property
     def device(self) -> torch.device:

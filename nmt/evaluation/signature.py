@@ -30,7 +30,7 @@ def sign_model(run: Run, checkpoint: Checkpoint) -> dict[str, str]:
 
 _SIGNED = {
     *("beam", "length_penalty", "alpha", "max_ratio", "max_extra", "diversity"),
-    *("temperature", "top_k", "top_p", "epsilon", "seed", "mbr_samples"),
+    *("precision", "temperature", "top_k", "top_p", "epsilon", "seed", "mbr_samples"),
 }
 """What is signed wherever it has a say; the rest where it is not as usual."""
 

@@ -166,7 +166,7 @@ def test_the_recipes_test_set(run: Path, corpus: Path, nmt: Nmt) -> None:
     assert code == 0
     assert [line.partition("|")[0] for line in lines] == ["BLEU", "chrF2", "chrF2++", "TER", "model", "search"]
     assert lines[4].startswith("model|run:run|checkpoint:step-20|weights:")
-    assert lines[5] == "search|beam:2|length_penalty:average|alpha:1.0|max_ratio:2.0|max_extra:5"
+    assert lines[5] == "search|beam:2|length_penalty:average|alpha:1.0|max_ratio:2.0|max_extra:5|precision:float32"
     kept = run / "evaluations" / "test.step-20.beam2.hyp"
     assert err == f"translations: {kept}\n"
     assert kept.read_bytes().count(b"\n") == 15

@@ -284,7 +284,7 @@ def test_lines_are_shared_out_and_come_back_in_order(runs: Path) -> None:
         assert seen(runs, rank)["idle"] == []
 
 
-@pytest.mark.parametrize("options", [(), ("--nbest", "2", "--align")])
+@pytest.mark.parametrize("options", [(), ("--nbest", "2", "--align", "hard")])
 def test_two_processes_translate_what_one_does(
     options: tuple[str, ...], runs: Path, corpus: Path, tmp_path: Path
 ) -> None:
