@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nmt_cli import console
-from nmt_cli.options import Threads, use_threads
+from nmt_cli.options import Checkpoint, Threads, use_threads
 from nmt_cli.streams import OnBadBytes, input_lines
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The folder to write; RUN/exports/TO by default.")
     ] = None,
-    checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="best, average or step-N.")] = "best",
+    checkpoint: Checkpoint = "best",
     source: Annotated[
         Path | None,
         typer.Option(

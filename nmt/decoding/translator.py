@@ -17,25 +17,21 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, islice
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-from jaxtyping import Float
 from pydantic import ValidationError
 
 from nmt.config import DecodingConfig
 from nmt.data.tokenizer import Tokenizers
-from nmt.decoding.constraints import met
 from nmt.decoding.engine import Engine
 from nmt.decoding.exported import Export, is_export
 from nmt.decoding.hypothesis import Hypothesis
-from nmt.decoding.lengths import length_penalty
-from nmt.decoding.request import Request, Source
-from nmt.decoding.splitting import split_line
-from nmt.errors import ConfigError, DataError, NmtError, is_out_of_memory
+from nmt.decoding.lines import Counts, Lines, Part, Translation
+from nmt.decoding.request import Request
+from nmt.errors import ConfigError, NmtError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +44,6 @@ __all__ = ["LONGEST", "Translation", "Translator"]
 LONGEST = 1024
 """Pieces of a source sentence, EOS counted; a longer line is cut into parts."""
 
-TOGETHER = 256
-"""Pieces of the parts of a line that is too long; a sentence in it is cut only where it is too long itself."""
-
 WINDOW = 16
 """Batches a window: the more sentences are sorted by length together, the less padding."""
 
@@ -60,64 +53,6 @@ TOKENS_A_SENTENCE = 64
 _ONE_MODEL = "this needs the run folder of one model: exports and ensembles only translate"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Translation:
-    """A line and its translations, best first; a blank line has none.
-
-    ``source_tokens`` and ``source_pieces`` are the line as the model read it, EOS left out; ``target_pieces`` has for
-    each hypothesis its tokens' pieces, where ``words`` or attention were asked for. ``parts`` is the number of parts a
-    line was cut into because it was too long. The n-th hypothesis of such a line is made of the n-th of each
-    part; its log-probability is their sum, its attention theirs along the diagonal.
-
-    Where ``words`` or attention were asked for, ``source_words`` names for each source token the word of
-    ``source.split()`` it comes from, and ``target_words`` for each hypothesis and each of its tokens the word of
-    ``text.split()``. ``unmet`` has for each hypothesis the phrases it should have used and does not.
-    """
-
-    source: str
-    source_tokens: tuple[int, ...]
-    source_pieces: tuple[str, ...]
-    hypotheses: tuple[Hypothesis, ...]
-    parts: int = 1
-    source_words: tuple[int, ...] = ()
-    target_words: tuple[tuple[int, ...], ...] = ()
-    unmet: tuple[tuple[str, ...], ...] = ()
-    target_pieces: tuple[tuple[str, ...], ...] = ()
-
-    @property
-    def text(self) -> str:
-        """The best translation; empty for a blank line."""
-        return self.hypotheses[0].text if self.hypotheses else ""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What is searched for on its own: a line, or a part of one that was too long.
-
-    ``number`` is that of the line in the whole input, from 1; ``words`` says which word of the line a token comes from
-    (empty where nobody asks); ``joint`` stands between this part's translation and the next one's.
-    """
-
-    number: int
-    source: Source
-    words: tuple[int, ...] = ()
-    joint: str = ""
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """What the model reads, without EOS."""
-        return self.source.tokens
-
-
-@dataclass
-class Counts:
-    """What :class:`Translator` met so far: lines cut into parts, lines cut off, phrases that could not be used."""
-
-    split: int = 0
-    cut: int = 0
-    unmet: int = 0
 
 
 @dataclass(frozen=True)
@@ -270,7 +205,10 @@ class Translator:
         wanted = _Wanted(nbest, attention, words or attention)
         self.check(nbest, attention=attention)
         requests = [line if isinstance(line, Request) else Request(line) for line in lines]
-        lines_parts = [self._parts(request, number, wanted) for number, request in enumerate(requests, first)]
+        reading = Lines(self.tokenizers, self.decoding, self.longest_source, self.counts)
+        lines_parts = [
+            reading.parts(request, number, words=wanted.words) for number, request in enumerate(requests, first)
+        ]
         parts = sorted(
             (part for line_parts in lines_parts for part in line_parts), key=lambda part: len(part.tokens), reverse=True
         )
@@ -279,97 +217,13 @@ class Translator:
             for part, hypotheses in zip(batch, self._search(batch, wanted), strict=True):
                 found[id(part)] = hypotheses
         return [
-            self._translation(request, line_parts, [found[id(part)] for part in line_parts], wanted)
+            reading.translation(request, line_parts, [found[id(part)] for part in line_parts], words=wanted.words)
             for request, line_parts in zip(requests, lines_parts, strict=True)
         ]
 
-    # ------------------------------------------------------------------------------------------------- lines to parts
-
-    def _parts(self, request: Request, number: int, wanted: _Wanted) -> list[_Part]:
-        """The line as token ids: nothing for a blank one, several parts for one that is too long."""
-        line = request.text
-        if not line.strip():
-            return []
-        whole = self._part(line, number, wanted)
-        if len(whole.tokens) < self.longest_source:
-            return self._ask([whole], request) if whole.tokens else []
-        match self.decoding.on_long:
-            case "error":
-                raise DataError(
-                    f"line {number}: {len(whole.tokens)} pieces, more than the {self.longest_source - 1} read at once; "
-                    "shorten it, or have it split or cut by --on-long"
-                )
-            case "cut":
-                return self._ask([self._beginning(whole)], request)
-            case "split":
-                return self._ask(self._split(line, whole, wanted), request)
-
-    def _beginning(self, whole: _Part) -> _Part:
-        """As much of a line that is too long as is read at once."""
-        limit = self.longest_source - 1
-        if not self.counts.cut:
-            _log.warning(
-                "line %d has %d pieces, more than the %d read at once: the rest of it is not translated (said once, "
-                "later lines are only counted)",
-                whole.number,
-                len(whole.tokens),
-                limit,
-            )
-        self.counts.cut += 1
-        return replace(whole, source=Source(whole.tokens[:limit]), words=whole.words[:limit])
-
-    def _split(self, line: str, whole: _Part, wanted: _Wanted) -> list[_Part]:
-        """A line that is too long as parts that are not."""
-        encode, limit = self.tokenizers.source.encode, self.longest_source - 1
-        texts = split_line(line, limit, lambda text: len(encode(text)), together=TOGETHER)
-        if not self.counts.split:
-            _log.warning(
-                "line %d has %d pieces, more than the %d read at once: it is translated in %d parts, cut at the ends "
-                "of sentences where that is possible (said once, later lines are only counted)",
-                whole.number,
-                len(whole.tokens),
-                limit,
-                len(texts),
-            )
-        self.counts.split += 1
-        starts = [0, *accumulate(map(len, texts))]
-        parts = [
-            self._part(text, whole.number, wanted, before=line[:start])
-            for text, start in zip(texts, starts, strict=False)
-        ]
-        return [part for part in parts if part.tokens]
-
-    def _part(self, text: str, number: int, wanted: _Wanted, *, before: str = "") -> _Part:
-        """A line, or what of it comes after ``before``."""
-        joint = " " if text[-1].isspace() else ""
-        if not wanted.words:
-            return _Part(number, Source(tuple(self.tokenizers.source.encode(text))), joint=joint)
-        tokens, own = self.tokenizers.source.encode_words(text)
-        first = _word(before + text[: len(text) - len(text.lstrip())])
-        return _Part(number, Source(tuple(tokens)), tuple(first + word for word in own), joint)
-
-    def _ask(self, parts: list[_Part], request: Request) -> list[_Part]:
-        """The parts with what is asked of their translations: the first has what it begins with, and the phrases."""
-        if request.is_plain or not parts:
-            return parts
-        avoid = self._phrases(request.avoid)
-        first = replace(
-            parts[0].source,
-            prefix=tuple(self.tokenizers.target.encode(request.prefix)),
-            use=self._phrases(request.use),
-            continuing=self.tokenizers.target.continuing if request.use else frozenset(),
-            avoid=avoid,
-        )
-        rest = [replace(part, source=replace(part.source, avoid=avoid)) for part in parts[1:]]
-        return [replace(parts[0], source=first), *rest]
-
-    def _phrases(self, phrases: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        """Phrases as the target's pieces; blank ones ask for nothing."""
-        return tuple(tuple(tokens) for phrase in phrases if (tokens := self.tokenizers.target.encode(phrase)))
-
     # ---------------------------------------------------------------------------------------------------------- search
 
-    def _batches(self, parts: Sequence[_Part]) -> Iterator[list[_Part]]:
+    def _batches(self, parts: Sequence[Part]) -> Iterator[list[Part]]:
         """Parts, the longest first, in batches of at most ``batch_size`` and of a bounded number of tokens."""
         size = self.decoding.batch_size
         start = 0
@@ -379,7 +233,7 @@ class Translator:
             yield list(parts[start : start + count])
             start += count
 
-    def _search(self, parts: Sequence[_Part], wanted: _Wanted) -> list[list[Hypothesis]]:
+    def _search(self, parts: Sequence[Part], wanted: _Wanted) -> list[list[Hypothesis]]:
         """Search one batch; where memory does not suffice, its halves, down to single sentences."""
         try:
             return self.engine.search(
@@ -397,82 +251,6 @@ class Translator:
         _log.info("out of memory over %d sentences at once: going on with %d", len(parts), half)
         return self._search(parts[:half], wanted) + self._search(parts[half:], wanted)
 
-    # -------------------------------------------------------------------------------------------------- parts to lines
-
-    def _translation(
-        self, request: Request, parts: Sequence[_Part], found: Sequence[list[Hypothesis]], wanted: _Wanted
-    ) -> Translation:
-        """What search found, as text."""
-        tokens = tuple(token for part in parts for token in part.tokens)
-        decode = self.tokenizers.target.decode
-        rows = [[replace(one, text=decode(one.tokens)) for one in row] for row in zip(*found, strict=False)]
-        ranked = [(self._joined(parts, row), row) for row in rows]
-        if len(parts) > 1:  # those of one part are in their order already
-            ranked.sort(key=lambda pair: (len(self._unmet(request, pair[0])), -pair[0].score))
-        unmet = tuple(self._unmet(request, one) for one, _ in ranked) if request.use else ()
-        self.counts.unmet += len(unmet[0] if unmet else request.use)  # a blank line uses none
-        return Translation(
-            source=request.text,
-            source_tokens=tokens,
-            source_pieces=tuple(self.tokenizers.source.pieces(tokens)),
-            hypotheses=tuple(hypothesis for hypothesis, _ in ranked),
-            parts=max(1, len(parts)),
-            source_words=tuple(word for part in parts for word in part.words),
-            target_words=tuple(self._target_words(parts, row) for _, row in ranked) if wanted.words else (),
-            unmet=unmet,
-            target_pieces=tuple(tuple(self.tokenizers.target.pieces(one.tokens)) for one, _ in ranked)
-            if wanted.words
-            else (),
-        )
-
-    def _unmet(self, request: Request, hypothesis: Hypothesis) -> tuple[str, ...]:
-        """The phrases that a translation should have used and does not."""
-        target = self.tokenizers.target
-        found = met(hypothesis.tokens, [target.encode(phrase) for phrase in request.use], target.continuing)
-        return tuple(phrase for phrase, is_met in zip(request.use, found, strict=True) if not is_met)
-
-    def _target_words(self, parts: Sequence[_Part], row: Sequence[Hypothesis]) -> tuple[int, ...]:
-        """For each token the word of the whole text it belongs to."""
-        words: list[int] = []
-        text = ""
-        for part, one in zip(parts, row, strict=True):
-            words += (_word(text) + word for word in self.tokenizers.target.words(one.tokens))
-            text += one.text + part.joint
-        return tuple(words)
-
-    def _joined(self, parts: Sequence[_Part], row: Sequence[Hypothesis]) -> Hypothesis:
-        """One hypothesis of a line: of its only part, or of each part one, one after the other.
-
-        The logarithms of the parts' EOS count together, as that of the line's.
-        """
-        if len(row) == 1:
-            return row[0]
-        total = sum(one.log_probability for one in row)
-        tokens = tuple(token for one in row for token in one.tokens)
-        texts = [text for one, part in zip(row, parts, strict=True) for text in (one.text, part.joint)]
-        attentions = [one.attention for one in row if one.attention is not None]
-        each = [one.token_log_probabilities for one in row]
-        return Hypothesis(
-            tokens=tokens,
-            log_probability=total,
-            score=self._score(row, total, len(tokens) + len(row)),
-            attention=_diagonal(attentions) if attentions else None,
-            text="".join(texts).strip(),
-            token_log_probabilities=(*(value for one in each for value in one[:-1]), sum(one[-1] for one in each))
-            if all(each)
-            else (),
-        )
-
-    def _score(self, row: Sequence[Hypothesis], total: float, length: int) -> float:
-        """The score of a line in parts: coverage penalties add up, and of expected utilities it is the mean."""
-        if self.decoding.mbr != "none":
-            return sum(one.score for one in row) / len(row)
-        penalties = (
-            one.score - one.log_probability / length_penalty(len(one.tokens) + 1, self.decoding) for one in row
-        )
-        covered = sum(penalties) if self.decoding.coverage_penalty else 0.0
-        return total / length_penalty(length, self.decoding) + covered
-
 
 def _exported(folders: Sequence[Path], which: str, device: str, threads: int, decoding: dict[str, Any]) -> Translator:
     """The translator of an export; it has one model and translates alone."""
@@ -484,27 +262,6 @@ def _exported(folders: Sequence[Path], which: str, device: str, threads: int, de
     export = Export.open(folder)
     settings = overridden(export.decoding, decoding)
     return Translator(export.engine(folder, device=device, threads=threads), export.tokenizers, settings)
-
-
-def _word(before: str) -> int:
-    """The index, among the words of a text, of the word that a character behind ``before`` belongs to."""
-    return len(f"{before}x".split()) - 1
-
-
-def _diagonal(attentions: Sequence[Float[np.ndarray, "_ _"]]) -> Float[np.ndarray, "T S"]:
-    """Attention of the parts of a line as that of the line: one EOS stands for all, as source and as target."""
-    rows = sum(attention.shape[0] - 1 for attention in attentions) + 1
-    columns = sum(attention.shape[1] - 1 for attention in attentions) + 1
-    whole = np.zeros((rows, columns), attentions[0].dtype)
-    row = column = 0
-    for attention in attentions:
-        height, width = attention.shape[0] - 1, attention.shape[1] - 1
-        whole[row : row + height, column : column + width] = attention[:-1, :-1]
-        whole[row : row + height, -1] = attention[:-1, -1]
-        row, column = row + height, column + width
-    last = attentions[-1]
-    whole[-1, column - last.shape[1] + 1 :] = last[-1]
-    return whole
 
 
 def overridden(decoding: DecodingConfig, changes: dict[str, Any]) -> DecodingConfig:

@@ -20,6 +20,7 @@ from nmt.checkpoint import Run
 from nmt.config import DecodingConfig, ModelConfig, Recipe, TokenizerConfig
 from nmt.data.batching import collate
 from nmt.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
+from nmt.decoding import lines as lines_module
 from nmt.decoding import torch_engine
 from nmt.decoding import translator as module
 from nmt.decoding.beam import beam_search
@@ -200,13 +201,13 @@ def test_a_line_that_is_too_long_is_translated_in_parts(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     translator.longest_source = 24
-    monkeypatch.setattr(module, "TOGETHER", 1)
+    monkeypatch.setattr(lines_module, "TOGETHER", 1)
     sentences = ["the black cat sleeps .", "the dog sees the lion !", "a bird sings ."]
     long = " ".join(sentences)
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(f"{record.levelname} {record.getMessage()}")  # type: ignore[method-assign]
-    monkeypatch.setattr(module._log, "handlers", [handler])
+    monkeypatch.setattr(lines_module._log, "handlers", [handler])
     found = list(translator.translate(["a cat", long, "a dog", long], nbest=3, attention=True))
     parts = list(translator.translate(sentences, nbest=3))
     assert [one.parts for one in found] == [1, 3, 1, 3]
@@ -274,7 +275,9 @@ def test_loading_a_run(model: Seq2Seq, tokenizer: Tokenizer, tmp_path: Path) -> 
         Translator.load(run.folder)
     run.save_model(model, 10, {"loss": 1.0})
     loaded = Translator.load(run.folder, device="cpu", max_ratio=0.5, max_extra=4)
-    assert loaded.decoding == recipe.decoding.model_copy(update={"max_ratio": 0.5, "max_extra": 4})
+    assert loaded.decoding == recipe.decoding.model_copy(
+        update={"max_ratio": 0.5, "max_extra": 4, "precision": "float32"}
+    )
     expected = [one.text for one in make(model, tokenizer, beam=2).translate(LINES)]
     assert [one.text for one in loaded.translate(LINES)] == expected
     with pytest.raises(ConfigError, match=r"decoding\.beam: .* greater than or equal to 1"):
@@ -312,7 +315,7 @@ def test_a_phrase_that_is_missing_ranks_behind(
 def test_the_score_of_parts_follows_the_rule_of_each(
     model: Seq2Seq, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(module, "TOGETHER", 1)
+    monkeypatch.setattr(lines_module, "TOGETHER", 1)
     translator = make(model, tokenizer, length_penalty="gnmt", alpha=0.6, **how)
     translator.longest_source = 24
     sentences = ["the black cat sleeps .", "the dog sees the lion !"]
@@ -384,7 +387,7 @@ def test_what_would_have_no_say_is_refused(changes: dict[str, Any], words: str) 
 def test_a_signature_names_what_has_a_say() -> None:
     from nmt.evaluation.signature import sign_search
 
-    lengths = {"max_ratio": "2.0", "max_extra": "20"}
+    lengths = {"max_ratio": "2.0", "max_extra": "20", "precision": "auto"}  # a translator knows what auto comes to
     assert sign_search(DecodingConfig()) == {"beam": "5", "length_penalty": "average", "alpha": "1.0", **lengths}
     drawn = {"temperature": "1.0", "top_k": "0", "top_p": "1.0", "epsilon": "0.0", "seed": "1"}
     risk = sign_search(DecodingConfig(mbr="chrf", coverage_penalty=0.5))
