@@ -80,7 +80,7 @@ def _next_commands(corpus: Path, done: Demonstration) -> str:
             "",
             "Try next (where nmt is not found: source .venv/bin/activate):",
             f"  echo 'The old women see the red house.' | nmt translate {done.run}",
-            f"  nmt translate {done.run} --nbest 3 --align < {corpus}/valid.en",
+            f"  nmt translate {done.run} --nbest 3 --align hard < {corpus}/valid.en",
             f"  nmt evaluate {done.run}",
             f"  nmt align {done.run} --source {corpus}/test.en --target {corpus}/test.fr --gold {corpus}/test.align",
             "  nmt demo --family all",

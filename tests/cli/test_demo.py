@@ -76,6 +76,8 @@ def test_all_families_in_one_table_and_the_next_commands_work(capsys: pytest.Cap
     for verb in ("evaluate", "align"):
         command = next(line for line in suggested if line.startswith(f"nmt {verb}"))
         assert main(shlex.split(command)[1:]) == 0
+    command, _, source = next(line for line in suggested if line.startswith("nmt translate")).partition(" < ")
+    assert main([*shlex.split(command)[1:], "-i", source]) == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
