@@ -77,7 +77,7 @@ def test_all_families_in_one_table_and_the_next_commands_work(capsys: pytest.Cap
         command = next(line for line in suggested if line.startswith(f"nmt {verb}"))
         assert main(shlex.split(command)[1:]) == 0
     command, _, source = next(line for line in suggested if line.startswith("nmt translate")).partition(" < ")
-    assert main([*shlex.split(command)[1:], "-i", source]) == 0
+    assert main([*shlex.split(command)[1:], "-i", source, "--beam", "3"]) == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
