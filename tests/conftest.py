@@ -113,6 +113,7 @@ tied_embeddings = 3
 [decoding]
 beam = 2
 max_extra = 5
+precision = "float32"
 """
 
 

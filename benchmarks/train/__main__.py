@@ -166,7 +166,7 @@ def peak(kind: torch.dtype, device: str) -> float:
     rates = []
     for rows, inner, columns in PRODUCTS if device == "cpu" else GPU_PRODUCTS:
         left, right = (torch.randn(size, inner).to(device, kind) for size in (rows, columns))
-        seconds = []
+        seconds: list[float] = []
         while len(seconds) < 20 and sum(seconds) < 1.0:  # one takes a second where the processor has not the type
             began = time.perf_counter()
             torch.nn.functional.linear(left, right)

@@ -60,6 +60,7 @@ class CTranslate2Engine:
             "--groups": config.groups > 1,
             "--sampling": config.sampling,
             "--mbr": config.mbr != "none",
+            f"--precision {config.precision}": config.precision not in ("auto", "float32"),
         }
         for flag, is_asked in cannot.items():
             if is_asked:

@@ -57,7 +57,7 @@ def export(run: Run, target: Target, out: Path, lines: Sequence[str]) -> Parity 
     exported = Export(
         kind=target.kind,
         quantization=target.quantization,
-        decoding=run.recipe.decoding,
+        decoding=run.recipe.decoding.model_copy(update={"precision": "auto"}),  # that of its numbers is its own
         tokenizers=run.tokenizers,
         longest_source=longest(model.encoder),
         longest_target=longest(model.decoder),
@@ -88,7 +88,7 @@ def _converted(run: Run, model: Seq2Seq, target: Target) -> dict[str, bytes]:
 
 def _tried(run: Run, model: Seq2Seq, files: dict[str, bytes], out: Path, lines: Sequence[str]) -> Parity | None:
     """How the export translates, read from a folder that is gone afterwards."""
-    decoding = run.recipe.decoding
+    decoding = run.recipe.decoding.model_copy(update={"precision": "float32"})  # the reference, whatever the processor
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Under a name that is swept when the next folder is written here, should the process be killed.

@@ -44,6 +44,7 @@ precision = "float32"
 [decoding]
 beam = 1
 max_extra = 2
+precision = "float32"
 """
 
 

@@ -125,6 +125,7 @@ def test_no_tokens_in_a_row_twice(one: Both) -> None:
         ({"groups": 2}, "--groups"),
         ({"sampling": True}, "--sampling"),
         ({"mbr": "chrf"}, "--mbr"),
+        ({"precision": "int8"}, "--precision int8"),
     ],
 )
 def test_what_it_cannot_do_is_said(one: Both, how: dict[str, Any], flag: str) -> None:

@@ -51,6 +51,7 @@ precision = "float32"
 [decoding]
 beam = 2
 max_extra = 5
+precision = "float32"
 """
 
 
