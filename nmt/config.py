@@ -560,7 +560,7 @@ class DecodingConfig(Frozen):
     epsilon: Probability = 0.0
     seed: int = Field(default=1, ge=0, lt=2**63)
     mbr: Literal["none", "chrf", "bleu"] = "none"
-    mbr_samples: int = Field(default=32, ge=2)
+    mbr_samples: int = Field(default=32, ge=2, le=10_000)
     max_ratio: float = Field(default=2.0, gt=0.0, le=1000.0)
     max_extra: int = Field(default=20, ge=0)
     on_long: Literal["split", "cut", "error"] = "split"

@@ -12,6 +12,9 @@ from nmt.errors import ConfigError
 
 __all__ = ["Engine", "check_nbest"]
 
+MOST = 10_000
+"""Hypotheses of one line."""
+
 
 @runtime_checkable
 class Engine(Protocol):
@@ -39,8 +42,10 @@ class Engine(Protocol):
 
 
 def check_nbest(nbest: int, config: DecodingConfig) -> None:
-    """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses, or fewer are drawn."""
+    """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses, fewer are drawn, or they are too many."""
     if config.mbr != "none" and nbest > config.mbr_samples:
         raise ConfigError(f"nbest {nbest} of {config.mbr_samples} samples: set --mbr-samples {nbest} or more")
+    if nbest > MOST:
+        raise ConfigError(f"nbest {nbest}: no more than {MOST} hypotheses a line are kept in memory")
     if config.mbr == "none" and not config.sampling and nbest > config.beam:
         raise ConfigError(f"nbest {nbest} needs a beam of at least {nbest}, not {config.beam}: set --beam {nbest}")

@@ -483,6 +483,7 @@ def test_a_line_at_a_time_out_of_a_file(run: Path, tmp_path: Path, capfdbinary: 
         (["--mbr-samples", "9"], "decoding.mbr_samples has no say without mbr"),
         (["--diversity", "1"], "decoding.diversity has no say in a beam of one group"),
         (["--groups", "2"], "decoding: groups 2 must divide the beam of 3"),
+        (["--sampling", "--nbest", "1000000000000"], "nbest 1000000000000: no more than 10000 hypotheses a line"),
         (["--mbr", "chrf", "--nbest", "99"], "nbest 99 of 32 samples: set --mbr-samples 99 or more"),
     ],
 )
