@@ -13,7 +13,7 @@ import typer
 from nmt.errors import ConfigError, DataError
 from nmt_cli import console
 from nmt_cli.continuing import whole_output
-from nmt_cli.options import Device, Threads, use_threads
+from nmt_cli.options import Checkpoint, Device, Threads, use_threads
 from nmt_cli.searching import with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines
@@ -68,10 +68,7 @@ def score(
         Literal["error", "cut"],
         typer.Option("--on-long", help="A pair longer than is read at once: an error, or only its beginning counts."),
     ] = "error",
-    checkpoint: Annotated[
-        str,
-        typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000."),
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",

@@ -42,7 +42,7 @@ from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lengths import length_penalty, longest_for
 from nmt.decoding.request import Source
 from nmt.decoding.rules import Rules
-from nmt.decoding.search import Searchable, wide
+from nmt.decoding.search import Searchable, numbers, wide
 
 __all__ = ["beam_search"]
 
@@ -129,7 +129,7 @@ class _Ended:
             tokens=self.tokens,
             log_probability=sum(self.token_log_probabilities),
             score=self.score,
-            attention=torch.stack(rows).float().cpu().numpy() if rows else None,
+            attention=numbers(rows) if rows else None,
             token_log_probabilities=self.token_log_probabilities,
         )
 

@@ -13,7 +13,7 @@ from nmt.config import DecodingConfig
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lengths import length_penalty, longest_for
 from nmt.decoding.request import Source
-from nmt.decoding.search import Searchable, check_numbers, wide
+from nmt.decoding.search import Searchable, check_numbers, numbers, wide
 from nmt.errors import ConfigError
 
 __all__ = ["greedy_search"]
@@ -81,7 +81,7 @@ def greedy_search(
                 log_probability=sum(logarithms),
                 score=sum(logarithms) / length_penalty(len(logarithms), config)
                 + config.coverage_penalty * _coverage(torch.stack(rows).sum(dim=0).tolist()),
-                attention=torch.stack(rows).float().cpu().numpy() if attention else None,
+                attention=numbers(rows) if attention else None,
                 token_log_probabilities=tuple(logarithms),
             )
         ]

@@ -45,7 +45,7 @@ from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lengths import length_penalty, longest_for
 from nmt.decoding.request import Source
 from nmt.decoding.rules import Rules
-from nmt.decoding.search import Searchable, check_numbers, wide
+from nmt.decoding.search import Searchable, check_numbers, numbers, wide
 from nmt.decoding.topk import top_k
 
 __all__ = ["sample", "truncate_"]
@@ -216,7 +216,7 @@ class _Sampler:
             looks = None
             if self.attention:
                 rows = [attention[row] for attention, row in zip(looked, trail, strict=True)]
-                looks = torch.stack(rows).float().cpu().numpy()
+                looks = numbers(rows)
             ended[place] = _Ended(tuple(tokens[:-1]), tuple(logarithms), looks)
         return ended
 

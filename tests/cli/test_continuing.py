@@ -12,18 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from nmt.checkpoint import Run
-from nmt.config import Recipe
 from nmt.data.text import LineWriter, read_lines
-from nmt.data.tokenizer import Tokenizers, train_tokenizer
 from nmt.errors import ConfigError, DataError, NmtError
 from nmt.formats import Style
-from nmt.models import build
 from nmt_cli.continuing import Begun, look_back, whole_output
 from nmt_cli.main import main
 from nmt_cli.streams import STANDARD
+from tests.cli.random_run import random_run
 
 NMT = Path(sys.executable).with_name("nmt")
 WORDS = ["the", "black", "cat", "sleeps", "", "a dog", "birds see", "wolf"]
@@ -35,22 +31,7 @@ Capture = pytest.CaptureFixture[bytes]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a small random model and windows of 16 lines."""
-    part = {"type": "gru", "width": 16}
-    recipe = Recipe.model_validate(
-        {
-            "model": {"encoder": part, "decoder": part, "embedding": 16, "tied_embeddings": 0},
-            "tokenizer": {"vocabulary": 290},
-            "decoding": {"beam": 2, "max_ratio": 0.5, "max_extra": 3, "batch_size": 1},
-        }
-    )
-    tokenizer = train_tokenizer(WORDS * 9, recipe.tokenizer, seed=1)
-    torch.manual_seed(5)
-    model = build(recipe.model, len(tokenizer), len(tokenizer))
-    with torch.no_grad():
-        model.output.weight.normal_(std=1.0)
-    run = Run.create(tmp_path_factory.mktemp("continue") / "run", recipe, Tokenizers(tokenizer, tokenizer))
-    run.save_model(model, 1, {"loss": 1.0})
-    return run.folder
+    return random_run(tmp_path_factory.mktemp("continue") / "run", WORDS * 9, 290, beam=2, max_extra=3, batch_size=1)
 
 
 @pytest.fixture

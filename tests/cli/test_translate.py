@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import zstandard
 
 from nmt.checkpoint import Run
@@ -23,10 +22,10 @@ from nmt.config import Recipe
 from nmt.data.tokenizer import Tokenizers, train_tokenizer
 from nmt.decoding.translator import Translation, Translator
 from nmt.errors import DataError, Interrupted
-from nmt.models import build
 from nmt_cli.main import main
 from nmt_cli.streaming import WholeLines, input_windows
 from nmt_cli.streams import STANDARD
+from tests.cli.random_run import random_run
 
 NMT = Path(sys.executable).with_name("nmt")
 LINES = ["the black cat sleeps .", "", "a dog", "the tired wolf sees the cat .", "  ", "birds"]
@@ -35,22 +34,7 @@ LINES = ["the black cat sleeps .", "", "a dog", "the tired wolf sees the cat .",
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a small random model: what it writes makes no sense and is the same every time."""
-    part = {"type": "gru", "width": 16}
-    recipe = Recipe.model_validate(
-        {
-            "model": {"encoder": part, "decoder": part, "embedding": 16, "tied_embeddings": 0},
-            "tokenizer": {"vocabulary": 300},
-            "decoding": {"beam": 3, "max_ratio": 0.5, "max_extra": 4, "batch_size": 4},
-        }
-    )
-    tokenizer = train_tokenizer(LINES * 3, recipe.tokenizer, seed=1)
-    torch.manual_seed(5)
-    model = build(recipe.model, len(tokenizer), len(tokenizer))
-    with torch.no_grad():
-        model.output.weight.normal_(std=1.0)
-    run = Run.create(tmp_path_factory.mktemp("translate") / "run", recipe, Tokenizers(tokenizer, tokenizer))
-    run.save_model(model, 1, {"loss": 1.0})
-    return run.folder
+    return random_run(tmp_path_factory.mktemp("translate") / "run", LINES * 3, beam=3, max_extra=4, batch_size=4)
 
 
 @pytest.fixture(scope="module")
