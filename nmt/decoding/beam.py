@@ -28,7 +28,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -38,11 +40,12 @@ from nmt.decoding.beams import Beams, Growth, start
 from nmt.decoding.constraints import met
 from nmt.decoding.engine import check_nbest
 from nmt.decoding.growth import Grower
+from nmt.decoding.history import History, Line
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lengths import length_penalty, longest_for
 from nmt.decoding.request import Source
 from nmt.decoding.rules import Rules
-from nmt.decoding.search import Searchable, numbers, wide
+from nmt.decoding.search import Searchable, numbers, on_device, on_host, wide
 
 __all__ = ["beam_search"]
 
@@ -76,34 +79,42 @@ def beam_search(
     check_nbest(nbest, config)
     if len(source) == 0:
         return []
-    lengths = [int(length) for length in mask.sum(dim=1)]
+    where = source.device
+    real = on_host(mask)
+    lengths = real.sum(axis=1).tolist()
     sources = sources or [Source(())] * len(lengths)
     limits = [longest_for(wish, length, config, max_length) for wish, length in zip(sources, lengths, strict=True)]
-    rules = Rules.of(sources, config, bos_id=bos_id, eos_id=eos_id, forbidden=forbidden, device=source.device)
+    rules = Rules.of(sources, config, bos_id=bos_id, eos_id=eos_id, forbidden=forbidden, device=where)
     grower = Grower(sources, rules, config)
-    beams = start(limits, mask, config, attention=attention)
+    beams, history = start(limits, real, config), History()
     memory = model.remember(source, mask)
     if config.groups > 1:
-        memory = memory.select(beams.numbers // config.groups)
+        memory = memory.select(on_device(beams.numbers // config.groups, where))
     state = model.start(memory)
     looked: list[Tensor] = []
     results: list[list[_Ended]] = [[] for _ in range(len(beams.numbers))]
     previous = source.new_full((len(beams.numbers),), bos_id)
     for length in range(1, max(limits) + 1):
         step = model.step(previous, state, memory)
-        growth = grower.grow(beams, wide(model.logits(step.features)), length)
+        growth = grower.grow(beams, wide(model.logits(step.features)), history, length)
         if attention:
             looked.append(step.attention)
-        beams = _end(beams.look(step.attention), growth, length, config, results)
-        num_places = beams.log_probabilities.shape[1]
-        beams, rows, kept = _advance(beams, growth, length, config, nbest=min(nbest, grower.width))
-        if not len(beams.numbers):
+        if beams.read is not None:
+            beams = beams.look(on_host(step.attention.float()))
+        beams = _end(beams, growth, history, length, config, results)
+        kept = _going(beams, growth, length, config, nbest=min(nbest, grower.width))
+        if not len(kept):
             break
-        state = step.state if _is_identity(rows, len(previous)) else step.state.select(rows)
-        if len(kept) * num_places != len(previous) or beams.log_probabilities.shape[1] != num_places:
+        if len(kept) < len(beams.numbers):
+            growth = growth.select(kept)
+        before, beams = beams, beams.extend(growth, kept)
+        rows = growth.rows.reshape(-1)
+        history.add(rows, growth.tokens.reshape(-1), growth.last.reshape(-1))
+        state = step.state if _is_identity(rows, len(previous)) else step.state.select(on_device(rows, where))
+        if len(kept) < len(before.numbers) or beams.places != before.places:
             # The places of a beam remember the same source: the first place's memory serves all.
-            memory = memory.select((kept * num_places).repeat_interleave(beams.log_probabilities.shape[1]))
-        previous = beams.tokens[:, :, -1].flatten()
+            memory = memory.select(on_device((kept * before.places).repeat(beams.places), where))
+        previous = on_device(growth.tokens.reshape(-1), where)
     return [
         _best(results[row * config.groups : (row + 1) * config.groups], looked, nbest, wish, length)
         for row, (wish, length) in enumerate(zip(sources, lengths, strict=True))
@@ -112,85 +123,78 @@ def beam_search(
 
 @dataclass(frozen=True)
 class _Ended:
-    """A hypothesis that has ended: its tokens without EOS, their log-probabilities and EOS's.
-
-    ``trail`` are the rows of ``looked`` it stood in, EOS's too.
-    """
+    """A hypothesis that has ended after ``length`` tokens, which stood in ``row`` then; ``eos`` is EOS's logarithm."""
 
     score: float
-    tokens: tuple[int, ...]
-    token_log_probabilities: tuple[float, ...]
-    trail: list[int]
+    history: History
+    length: int
+    row: int
+    eos: float
+
+    @cached_property
+    def line(self) -> Line:
+        """What it has written, EOS left out; read only of those that are asked for it."""
+        return self.history.line(self.length, self.row)
 
     def hypothesis(self, looked: list[Tensor], source_length: int) -> Hypothesis:
         """The same with the attention it was written by."""
-        rows = [looked[t][row, :source_length] for t, row in enumerate(self.trail)]
+        tokens, log_probabilities, trail = self.line
+        rows = [looked[t][row, :source_length] for t, row in enumerate(trail)] if looked else []
         return Hypothesis(
-            tokens=self.tokens,
-            log_probability=sum(self.token_log_probabilities),
+            tokens=tokens,
+            log_probability=sum((*log_probabilities, self.eos)),
             score=self.score,
             attention=numbers(rows) if rows else None,
-            token_log_probabilities=self.token_log_probabilities,
+            token_log_probabilities=(*log_probabilities, self.eos),
         )
 
 
-def _end(beams: Beams, growth: Growth, length: int, config: DecodingConfig, results: list[list[_Ended]]) -> Beams:
+def _end(
+    beams: Beams, growth: Growth, history: History, length: int, config: DecodingConfig, results: list[list[_Ended]]
+) -> Beams:
     """Put the hypotheses that end with this token into ``results``, and their scores into the beams."""
-    ending = growth.stop > -torch.inf
-    if not ending.any():
+    if not growth.ends.any():
         return beams
-    rows, places = ending.nonzero(as_tuple=True)
-    scores = _scores(growth.stop, beams.coverage(), length, config)
-    here = (rows * ending.shape[1] + places).unsqueeze(1)
-    trails = [[]] * len(here) if beams.trail is None else torch.cat([beams.trail[rows, places], here], dim=1).tolist()
-    last = growth.eos[rows, places].unsqueeze(1)
-    for number, score, tokens, token_log_probabilities, trail in zip(
-        beams.numbers[rows].tolist(),
-        scores[rows, places].tolist(),
-        beams.tokens[rows, places].tolist(),
-        torch.cat([beams.token_log_probabilities[rows, places], last], dim=1).tolist(),
-        trails,
-        strict=True,
-    ):
-        results[number].append(_Ended(score, tuple(tokens), tuple(token_log_probabilities), trail))
-    best = torch.cat([beams.ended, scores], dim=1).topk(beams.ended.shape[1], dim=1).values
-    return replace(beams, ended=best, num_ended=beams.num_ended + ending.sum(dim=1))
+    totals = np.where(growth.ends, beams.log_probabilities + growth.eos, -np.inf)
+    ending = totals > -np.inf
+    scores = _scores(totals, beams.coverage(), length, config)
+    for row in np.flatnonzero(ending).tolist():
+        number = beams.numbers.item(row // beams.places)
+        results[number].append(_Ended(scores.item(row), history, length - 1, row, growth.eos.item(row)))
+    every = np.concatenate([beams.ended, scores], axis=1)
+    every.sort(axis=1)
+    best = every[:, : -1 - beams.ended.shape[1] : -1]
+    return replace(beams, ended=best, num_ended=beams.num_ended + ending.sum(axis=1))
 
 
-def _advance(
-    beams: Beams, growth: Growth, length: int, config: DecodingConfig, *, nbest: int
-) -> tuple[Beams, Int[Tensor, " R"], Int[Tensor, " K"]]:
-    """The beams that are not done, one token longer.
-
-    Also: in which row of this step each of the new rows stood, and which beams of this step go on.
-    """
-    places = beams.log_probabilities.shape[1]
+def _going(beams: Beams, growth: Growth, length: int, config: DecodingConfig, *, nbest: int) -> Int[np.ndarray, " K"]:
+    """Which beams are not done."""
     last_chosen = beams.ended[:, nbest - 1]
-    done = (growth.live.amax(dim=1) / beams.final_penalty <= last_chosen) | (beams.longest == length)
+    done = (growth.live.max(axis=1) / beams.final_penalty <= last_chosen) | (beams.longest == length)
     if config.stopping == "fast":
-        covered = beams.coverage()
-        if covered is not None:
-            covered = covered.gather(1, growth.parents)
-        behind = _scores(growth.live, covered, length, config).amax(dim=1) <= last_chosen
-        done |= behind & (beams.num_ended >= beams.ended.shape[1])
-    kept = (~done).nonzero().squeeze(1)
-    if len(kept) < len(done):
-        beams, growth = beams.select(kept), growth.select(kept)
-    rows = kept.unsqueeze(1) * places + growth.parents
-    return beams.extend(growth, rows), rows.flatten(), kept
+        enough = beams.num_ended >= beams.ended.shape[1]
+        if enough.any():
+            covered = beams.coverage()
+            if covered is not None:
+                covered = covered.take(growth.rows)
+            done |= enough & (_scores(growth.live, covered, length, config).max(axis=1) <= last_chosen)
+    return np.flatnonzero(~done)
 
 
 def _scores(
-    log_probabilities: Float[Tensor, "B n"], covered: Float[Tensor, "B n"] | None, length: int, config: DecodingConfig
-) -> Float[Tensor, "B n"]:
+    log_probabilities: Float[np.ndarray, "B n"],
+    covered: Float[np.ndarray, "B n"] | None,
+    length: int,
+    config: DecodingConfig,
+) -> Float[np.ndarray, "B n"]:
     """The scores of hypotheses of ``length`` tokens (Wu et al. 2016, equation 14)."""
     scores = log_probabilities / length_penalty(length, config)
     return scores if covered is None else scores + config.coverage_penalty * covered
 
 
-def _is_identity(rows: Int[Tensor, " R"], count: int) -> bool:
+def _is_identity(rows: Int[np.ndarray, " R"], count: int) -> bool:
     """Whether selecting ``rows`` out of ``count`` changes nothing."""
-    return len(rows) == count and rows.tolist() == list(range(count))
+    return len(rows) == count and bool((rows == np.arange(count)).all())
 
 
 def _best(
@@ -202,19 +206,20 @@ def _best(
     """
 
     def rank(one: _Ended) -> tuple[int, float]:
-        return met(one.tokens, wish.use, wish.continuing).count(False), -one.score
+        missing = met(one.line.tokens, wish.use, wish.continuing).count(False) if wish.use else 0
+        return missing, -one.score
 
     queues = [iter(sorted(ended, key=rank)) for ended in groups]
     chosen: list[_Ended] = []
     while queues and len(chosen) < nbest:
-        seen = {one.tokens for one in chosen}
+        seen = {one.line.tokens for one in chosen}
         turn: list[_Ended] = []
         for queue in list(queues):
-            one = next((one for one in queue if one.tokens not in seen), None)
+            one = next((one for one in queue if one.line.tokens not in seen), None)
             if one is None:
                 queues.remove(queue)
             else:
                 turn.append(one)
-                seen.add(one.tokens)
+                seen.add(one.line.tokens)
         chosen += sorted(turn, key=rank)[: nbest - len(chosen)]
     return [one.hypothesis(looked, source_length) for one in sorted(chosen, key=rank)]

@@ -1,14 +1,16 @@
 """One step of beam search: from the logits of the next token to the best continuations of every beam.
 
-Of the (R, V) log-probabilities only the few that are looked at are worked out. What a feature costs is paid where it is
+Logarithms of probabilities, rules and the largest few of each row are worked out where the model is. These few go to
+the processor once a step, where the beams are (:mod:`nmt.decoding.beams`). What a feature costs is paid where it is
 asked for: phrases to use are looked after in plain Python, in the sentences that have some, all else for the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -16,12 +18,25 @@ from torch import Tensor
 from nmt.config import DecodingConfig
 from nmt.decoding.beams import Beams, Growth
 from nmt.decoding.constraints import Candidate, Phrases, Progress
+from nmt.decoding.history import History
 from nmt.decoding.request import Source
 from nmt.decoding.rules import Rules
-from nmt.decoding.search import check_numbers
-from nmt.decoding.topk import top_k
+from nmt.decoding.search import check_numbers, on_device, on_host
+from nmt.decoding.topk import top_k_on_host
 
 __all__ = ["Grower"]
+
+
+@dataclass(frozen=True)
+class _Logits:
+    """What the model says of the next token, used up as it is looked at, and what each row has written.
+
+    ``written`` is None where no rule asks for it, ``handicap`` where no group went before.
+    """
+
+    values: Float[Tensor, "R V"]
+    written: Int[Tensor, "R t"] | None
+    handicap: Float[Tensor, "B V"] | None
 
 
 @dataclass(frozen=True)
@@ -33,20 +48,20 @@ class _Next:
     """
 
     k: int
-    tokens: Int[Tensor, "R C"]
-    values: Float[Tensor, "R C"]
-    ranks: Float[Tensor, "R C"]
-    eos: Float[Tensor, " R"]
+    tokens: Int[np.ndarray, "R C"]
+    values: Float[np.ndarray, "R C"]
+    ranks: Float[np.ndarray, "R C"]
+    eos: Float[np.ndarray, " R"]
 
 
 @dataclass(frozen=True)
 class _Grown:
     """What goes on (``last`` is -inf where nothing does), and at which places a hypothesis ends by itself."""
 
-    tokens: Int[Tensor, "B m"]
-    parents: Int[Tensor, "B m"]
-    last: Float[Tensor, "B m"]
-    ends: Bool[Tensor, "B n"]
+    tokens: Int[np.ndarray, "B m"]
+    rows: Int[np.ndarray, "B m"]
+    last: Float[np.ndarray, "B m"]
+    ends: Bool[np.ndarray, "B n"]
 
 
 class Grower:
@@ -70,7 +85,7 @@ class Grower:
                     self._phrases[number] = phrases
                     self._progress[number] = [phrases.start]
 
-    def grow(self, beams: Beams, logits: Float[Tensor, "R V"], length: int) -> Growth:
+    def grow(self, beams: Beams, logits: Float[Tensor, "R V"], history: History, length: int) -> Growth:
         """The best continuations of each beam: which hypotheses end with this token, and the N best that go on.
 
         A hypothesis ends where EOS is among the N best continuations of its beam, or where the sentence is at its
@@ -81,145 +96,125 @@ class Grower:
         EOS is not: that two translations are of one length does not make them alike. Log-probabilities stay as they
         are.
         """
+        written = None if self.rules.is_plain else on_device(history.written(len(logits)), logits.device)
         if self.groups == 1:
-            return self._grow(beams, logits, length, None)
-        sentences, group = beams.numbers // self.groups, beams.numbers % self.groups
-        by_beam = logits.view(len(sentences), beams.log_probabilities.shape[1], -1)
+            return self._grow(beams, _Logits(logits, written, None), length)
+        sentences, group = np.divmod(beams.numbers, self.groups)
         taken = logits.new_zeros(int(sentences.max()) + 1, logits.shape[1])
         parts, order = [], []
         for number in range(self.groups):
-            mine = (group == number).nonzero().squeeze(1)
+            mine = np.flatnonzero(group == number)
             if not len(mine):
                 continue
-            handicap = self.diversity * taken[sentences[mine]]
-            part = self._grow(beams.select(mine), by_beam[mine].flatten(0, 1), length, handicap)
-            rows = sentences[mine].unsqueeze(1).expand_as(part.tokens)
-            taken.index_put_((rows, part.tokens), (part.live > -torch.inf).to(taken.dtype), accumulate=True)
+            rows = mine[:, None] * beams.places + np.arange(beams.places)
+            here = on_device(rows.reshape(-1), logits.device)
+            owners = on_device(sentences[mine], logits.device)
+            heard = _Logits(logits[here], None if written is None else written[here], self.diversity * taken[owners])
+            part = self._grow(beams.select(mine), heard, length)
+            part = replace(part, rows=rows.take(part.rows))
+            tokens, goes_on = on_device(part.tokens, logits.device), on_device(part.live > -np.inf, logits.device)
+            taken.index_put_((owners.unsqueeze(1).expand_as(tokens), tokens), goes_on.to(taken.dtype), accumulate=True)
             parts.append(part)
             order.append(mine)
-        back = torch.cat(order).argsort()
-        return Growth(**{f.name: torch.cat([getattr(part, f.name) for part in parts])[back] for f in fields(Growth)})
+        back = np.concatenate(order).argsort()
+        return Growth(
+            **{f.name: np.concatenate([getattr(part, f.name) for part in parts])[back] for f in fields(Growth)}
+        )
 
-    def _grow(
-        self, beams: Beams, logits: Float[Tensor, "R V"], length: int, handicap: Float[Tensor, "B V"] | None
-    ) -> Growth:
+    def _grow(self, beams: Beams, logits: _Logits, length: int) -> Growth:
         numbers = beams.numbers.tolist() if self._phrases else []
         using = [row for row, number in enumerate(numbers) if number in self._phrases]
-        found = self._next(beams, logits, handicap, self._wanted(beams, using) if using else None)
+        found = self._next(beams, logits, self._wanted(beams, using) if using else None)
         check_numbers(found.eos, length)
         grown = self._select(beams, found)
         if using:
             self._use_(grown, beams, found, using)
-        eos = found.eos.view_as(beams.log_probabilities)
-        stops = grown.ends | (beams.longest == length).unsqueeze(1)
         return Growth(
-            live=beams.log_probabilities.gather(1, grown.parents) + grown.last,
+            live=beams.log_probabilities.take(grown.rows) + grown.last,
             tokens=grown.tokens,
             last=grown.last,
-            parents=grown.parents,
-            stop=(beams.log_probabilities + eos).masked_fill(~stops, -torch.inf),
-            eos=eos,
+            rows=grown.rows,
+            ends=grown.ends | (beams.longest == length)[:, None],
+            eos=found.eos.reshape(grown.ends.shape),
         )
 
-    def _next(
-        self,
-        beams: Beams,
-        logits: Float[Tensor, "R V"],
-        handicap: Float[Tensor, "B V"] | None,
-        wanted: Int[Tensor, "R A"] | None,
-    ) -> _Next:
+    def _next(self, beams: Beams, logits: _Logits, wanted: Int[np.ndarray, "R A"] | None) -> _Next:
         """What comes into question, the rules kept. ``wanted`` is -1 where nothing more is."""
-        eos = logits[:, self.rules.eos_id].clone()
-        if self.rules.is_plain and handicap is None:
-            # What is forbidden is put back for the norm, which then needs no memory of its own.
-            unused = logits[:, self.rules.never]
-            logits.index_fill_(1, self.rules.never, -torch.inf)
-            ranks, tokens = self._best(logits, wanted)
-            norm = _log_sum_exp_(logits.index_copy_(1, self.rules.never, unused)).unsqueeze(1)
-            values = ranks = ranks - norm
+        values, handicap = logits.values, logits.handicap
+        torch.log_softmax(values, dim=1, out=values)  # at this size new memory costs more than the sums
+        eos = on_host(values[:, self.rules.eos_id]).copy()
+        if logits.written is None:
+            values.index_fill_(1, self.rules.never, -torch.inf)
         else:
-            norm = _log_sum_exp_(logits.clone()).unsqueeze(1)
-            places = beams.log_probabilities.shape[1]
-            sentences = (beams.numbers // self.groups).repeat_interleave(places)
-            self.rules.forbid_(logits, beams.tokens.flatten(0, 1), sentences)
-            ranked = logits if handicap is None else logits - handicap.repeat_interleave(places, dim=0)
-            ranks, tokens = self._best(ranked, wanted)
-            values, ranks = logits.gather(1, tokens) - norm, ranks - norm
-        return _Next(min(self.width + 1, logits.shape[1]), tokens, values, ranks, eos - norm.squeeze(1))
-
-    def _best(
-        self, ranks: Float[Tensor, "R V"], wanted: Int[Tensor, "R A"] | None
-    ) -> tuple[Float[Tensor, "R C"], Int[Tensor, "R C"]]:
-        """The N + 1 best tokens of each row, and behind them those that are wanted, or else the best one again."""
-        best, tokens = top_k(ranks, self.width + 1)
-        if wanted is None:
-            return best, tokens
-        wanted = torch.where(wanted < 0, tokens[:, :1], wanted)
-        return torch.cat([best, ranks.gather(1, wanted)], dim=1), torch.cat([tokens, wanted], dim=1)
+            sentences = (beams.numbers // self.groups).repeat(beams.places)
+            self.rules.forbid_(values, logits.written, on_device(sentences, values.device))
+        ranked = values if handicap is None else values - handicap.repeat_interleave(beams.places, dim=0)
+        ranks, tokens = top_k_on_host(ranked, self.width + 1)
+        k = ranks.shape[1]
+        if wanted is not None:
+            # Where no more is wanted the best one stands again.
+            wanted = np.where(wanted < 0, tokens[:, :1], wanted)
+            tokens = np.concatenate([tokens, wanted], axis=1)
+            ranks = np.concatenate([ranks, _gather(ranked, wanted)], axis=1)
+        return _Next(k, tokens, ranks if handicap is None else _gather(values, tokens), ranks, eos)
 
     def _select(self, beams: Beams, found: _Next) -> _Grown:
         """The N best of each beam. Each place can end in one way only: its N + 1 best tokens hold all that go on."""
         (count, places), k, width = beams.log_probabilities.shape, found.k, self.width
-        totals = beams.log_probabilities.unsqueeze(2) + found.ranks[:, :k].view(count, places, k)
-        totals, order = totals.flatten(1).sort(dim=1, descending=True, stable=True)
-        totals, order = totals[:, : 2 * width], order[:, : 2 * width]
-        parents = order // k
-        columns = order + parents * (found.tokens.shape[1] - k)
-        tokens = found.tokens.view(count, -1).gather(1, columns)
+        totals = (beams.log_probabilities.reshape(-1, 1) + found.ranks[:, :k]).reshape(count, places * k)
+        order = (-totals).argsort(axis=1, kind="stable")[:, : 2 * width]
+        chosen = order + np.arange(0, totals.size, places * k)[:, None]
+        rows, tokens = chosen // k, found.tokens[:, :k].take(chosen)
         is_eos = tokens == self.rules.eos_id
-        ending = is_eos[:, :width] & (totals[:, :width] > -torch.inf)
-        ends = torch.zeros(count, places, dtype=torch.long, device=tokens.device)
-        ends.scatter_add_(1, parents[:, :width], ending.long())
-        going = is_eos.sort(dim=1, stable=True).indices[:, :width]
-        last = found.values.view(count, -1).gather(1, columns).masked_fill(is_eos, -torch.inf)
-        return _Grown(tokens.gather(1, going), parents.gather(1, going), last.gather(1, going), ends > 0)
+        ends = np.zeros((count, places), dtype=np.bool_)
+        ending = is_eos[:, :width]
+        if ending.any():
+            ends.reshape(-1)[rows[:, :width][ending & (totals.take(chosen[:, :width]) > -np.inf)]] = True
+        going = is_eos.argsort(axis=1, kind="stable")[:, :width] + np.arange(0, chosen.size, chosen.shape[1])[:, None]
+        last = found.values[:, :k].take(chosen.take(going))
+        last[is_eos.take(going)] = -np.inf
+        return _Grown(tokens.take(going), rows.take(going), last, ends)
 
-    def _wanted(self, beams: Beams, using: Sequence[int]) -> Int[Tensor, "R A"]:
+    def _wanted(self, beams: Beams, using: Sequence[int]) -> Int[np.ndarray, "R A"]:
         """The tokens that would take each hypothesis further with the phrases of its sentence, filled up with -1."""
-        places = beams.log_probabilities.shape[1]
-        rows: list[list[int]] = [[] for _ in range(beams.log_probabilities.numel())]
-        for row, number in zip(using, beams.numbers[list(using)].tolist(), strict=True):
+        places = beams.places
+        rows: list[list[int]] = [[] for _ in range(beams.log_probabilities.size)]
+        for row in using:
+            number = int(beams.numbers[row])
             for place, progress in enumerate(self._progress[number]):
                 rows[row * places + place] = self._phrases[number].wanted(progress)
         most = max(map(len, rows))
-        filled = [row + [-1] * (most - len(row)) for row in rows]
-        return torch.tensor(filled, dtype=torch.long, device=beams.tokens.device).view(len(rows), most)
+        return np.array([row + [-1] * (most - len(row)) for row in rows], dtype=np.int64).reshape(len(rows), most)
 
     def _use_(self, grown: _Grown, beams: Beams, found: _Next, using: Sequence[int]) -> None:
         """Choose over again in the beams whose sentences have phrases to use."""
         count, places = beams.log_probabilities.shape
-        here = torch.tensor(using, device=beams.tokens.device)
-        numbers, totals = beams.numbers[here].tolist(), beams.log_probabilities[here].tolist()
-        tokens, ranks, values = (
-            x.view(count, places, -1)[here].tolist() for x in (found.tokens, found.ranks, found.values)
-        )
         width = grown.tokens.shape[1]
-        chosen: list[list[Candidate]] = []
-        ends = torch.zeros(len(using), places, dtype=torch.bool)
-        for i, number in enumerate(numbers):
+        for row in using:
+            number = int(beams.numbers[row])
+            totals = beams.log_probabilities[row].tolist()
+            tokens, ranks, values = (
+                x.reshape(count, places, -1)[row].tolist() for x in (found.tokens, found.ranks, found.values)
+            )
             candidates = {
-                (place, token): Candidate(totals[i][place] + rank, place, token, value)
+                (place, token): Candidate(totals[place] + rank, place, token, value)
                 for place in range(len(self._progress[number]))
-                for token, rank, value in zip(tokens[i][place], ranks[i][place], values[i][place], strict=True)
-                if rank > -torch.inf
+                for token, rank, value in zip(tokens[place], ranks[place], values[place], strict=True)
+                if rank > -np.inf
             }
             choice = self._phrases[number].choose(
                 candidates.values(), self._progress[number], self.width, eos_id=self.rules.eos_id
             )
-            ends[i, list(choice.ending)] = True
             self._progress[number] = choice.progress
-            nothing = Candidate(-torch.inf, 0, self.rules.eos_id, -torch.inf)
-            chosen.append(choice.live + [nothing] * (width - len(choice.live)))
-        for part, name in ((grown.tokens, "token"), (grown.parents, "parent"), (grown.last, "log_probability")):
-            values = [[getattr(one, name) for one in row] for row in chosen]
-            part[here] = torch.tensor(values, dtype=part.dtype, device=part.device)
-        grown.ends[here] = ends.to(here.device)
+            nothing = Candidate(-np.inf, 0, self.rules.eos_id, -np.inf)
+            live = choice.live + [nothing] * (width - len(choice.live))
+            grown.tokens[row] = [one.token for one in live]
+            grown.rows[row] = [row * places + one.parent for one in live]
+            grown.last[row] = [one.log_probability for one in live]
+            grown.ends[row] = False
+            grown.ends[row, list(choice.ending)] = True
 
 
-def _log_sum_exp_(logits: Float[Tensor, "R V"]) -> Float[Tensor, " R"]:
-    """log sum exp of each row, written over the row: at this size new memory costs more than the sum.
-
-    torch's softmax reads a row while it is near; its largest value is exp(0) over the sum that is looked for.
-    """
-    largest = logits.amax(dim=1)
-    return largest - torch.softmax(logits, dim=1, out=logits).amax(dim=1).log_()
+def _gather(values: Float[Tensor, "R V"], tokens: Int[np.ndarray, "R C"]) -> Float[np.ndarray, "R C"]:
+    """The values of some tokens of each row, off the device."""
+    return on_host(values.gather(1, on_device(tokens, values.device)))

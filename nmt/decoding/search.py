@@ -6,6 +6,7 @@ logits say what comes next, and memories and states are reordered by ``select``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from nmt.errors import NmtError
 from nmt.models.interface import Step
 
-__all__ = ["Searchable", "check_numbers", "numbers", "wide"]
+__all__ = ["Searchable", "check_numbers", "numbers", "on_device", "on_host", "wide"]
 
 
 @runtime_checkable
@@ -46,13 +47,27 @@ def wide(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def check_numbers(log_probabilities: Tensor, position: int) -> None:
-    """Refuse to search on among values that compare with nothing. One NaN or +inf logit makes its whole row NaN."""
-    if torch.isnan(log_probabilities).any():
+def check_numbers(log_probabilities: Tensor | np.ndarray, position: int) -> None:
+    """Refuse to search on among values that compare with nothing. One NaN or +inf logit makes its whole row NaN.
+
+    Logarithms of probabilities are nowhere +inf: if one is not a number then neither is their sum, and only then.
+    """
+    if math.isnan(log_probabilities.sum()):
         raise NmtError(
             f"the model's output is not a number at target token {position}: "
             "its weights are damaged or its training diverged"
         )
+
+
+def on_host(values: Tensor) -> np.ndarray:
+    """The numbers of a tensor where numpy can work on them; on the processor they are the tensor's own."""
+    array: np.ndarray = values.cpu().numpy()
+    return array
+
+
+def on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """A tensor of these numbers; on the processor they are the array's own."""
+    return torch.from_numpy(values).to(device)
 
 
 def numbers(rows: Sequence[Float[Tensor, " S"]]) -> Float[np.ndarray, "T S"]:
