@@ -194,7 +194,7 @@ def _scores(
 
 def _is_identity(rows: Int[np.ndarray, " R"], count: int) -> bool:
     """Whether selecting ``rows`` out of ``count`` changes nothing."""
-    return len(rows) == count and bool((rows == np.arange(count)).all())
+    return len(rows) == count and rows.tolist() == list(range(count))
 
 
 def _best(

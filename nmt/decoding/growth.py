@@ -79,8 +79,8 @@ class Grower:
         self._phrases: dict[int, Phrases] = {}
         self._progress: dict[int, list[Progress]] = {}
         for sentence, source in enumerate(sources):
-            phrases = Phrases(source.use)
-            if phrases.total:
+            if any(source.use):
+                phrases = Phrases(source.use)
                 for number in range(sentence * self.groups, (sentence + 1) * self.groups):
                     self._phrases[number] = phrases
                     self._progress[number] = [phrases.start]

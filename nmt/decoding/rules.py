@@ -18,12 +18,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nmt.config import DecodingConfig
 from nmt.decoding.request import Source
+from nmt.decoding.search import on_device
 
 __all__ = ["Rules"]
 
@@ -72,7 +74,7 @@ class Rules:
         prefixes = [[*source.prefix, *[ANY] * (width - len(source.prefix))] for source in sources]
 
         def ids(values: Sequence[object], *shape: int) -> Tensor:
-            return torch.tensor(values, dtype=torch.long, device=device).view(*shape)
+            return on_device(np.array(values, dtype=np.int64).reshape(shape), device)
 
         return Rules(
             eos_id=eos_id,

@@ -44,7 +44,7 @@ class Searchable(Protocol):
 
 def wide(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
     """Logits in single precision at least."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.float() if logits.dtype.itemsize < 4 else logits
 
 
 def check_numbers(log_probabilities: Tensor | np.ndarray, position: int) -> None:

@@ -28,8 +28,8 @@ def top_k(values: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R K"], I
 
     ``topk`` leaves the order of equal ones open.
     """
-    best, at, starts = _largest(values, k)
-    positions = at if starts is None else starts.gather(1, at // CHUNK) + at % CHUNK
+    best, at, chunks = _largest(values, k)
+    positions = at if chunks is None else chunks.gather(1, at // CHUNK) * CHUNK + at % CHUNK
     positions, order = positions.sort(dim=1)
     best, by_value = best.gather(1, order).sort(dim=1, descending=True, stable=True)
     return best, positions.gather(1, by_value)
@@ -37,12 +37,12 @@ def top_k(values: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R K"], I
 
 def top_k_on_host(values: Float[Tensor, "R V"], k: int) -> tuple[Float[np.ndarray, "R K"], Int[np.ndarray, "R K"]]:
     """The same, off the device as soon as there are few numbers left: the rest is done sooner there."""
-    on_device = _largest(values, k)
-    best, at = on_host(on_device[0]), on_host(on_device[1])
+    largest, where, looked_into = _largest(values, k)
+    best, at = on_host(largest), on_host(where)
     positions = at
-    if on_device[2] is not None:
-        starts = on_host(on_device[2])
-        positions = starts.take(at // CHUNK + _first(starts)) + at % CHUNK
+    if looked_into is not None:
+        chunks = on_host(looked_into)
+        positions = chunks.take(at // CHUNK + _first(chunks)) * CHUNK + at % CHUNK
     order = np.lexsort((positions, -best)) + _first(best)
     return best.take(order), positions.take(order)
 
@@ -50,25 +50,21 @@ def top_k_on_host(values: Float[Tensor, "R V"], k: int) -> tuple[Float[np.ndarra
 def _largest(
     values: Float[Tensor, "R V"], k: int
 ) -> tuple[Float[Tensor, "R K"], Int[Tensor, "R K"], Int[Tensor, "R C"] | None]:
-    """The largest values, among equal ones in any order, and where they stand in the chunks that begin at ``starts``.
-
-    Without these they stand in the whole row.
-    """
+    """The largest values in any order, and where they stand in the chunks of these numbers, or else in the row."""
     rows, width = values.shape
-    chunks = width // CHUNK
-    if chunks < 4 * k or values.numel() < FEW:
-        best, at = values.topk(min(k, width))
+    count = width // CHUNK
+    if count < 4 * k or values.numel() < FEW:
+        best, at = values.topk(min(k, width), sorted=False)
         return best, at, None
-    body = chunks * CHUNK
-    table = values[:, :body].view(rows, chunks, CHUNK)
-    chosen = table.amax(dim=2).topk(k, sorted=False).indices
-    candidates = table.gather(1, chosen.unsqueeze(2).expand(-1, -1, CHUNK)).flatten(1)
-    starts = chosen * CHUNK
-    if body < width:
+    body = count * CHUNK
+    table = values[:, :body].view(rows, count, CHUNK)
+    chunks = table.amax(dim=2).topk(k, sorted=False).indices
+    candidates = table.gather(1, chunks.unsqueeze(2).expand(-1, -1, CHUNK)).flatten(1)
+    if body < width:  # the last one is shorter
         candidates = torch.cat([candidates, values[:, body:]], dim=1)
-        starts = torch.nn.functional.pad(starts, (0, 1), value=body)
-    best, at = candidates.topk(k)
-    return best, at, starts
+        chunks = torch.nn.functional.pad(chunks, (0, 1), value=count)
+    best, at = candidates.topk(k, sorted=False)
+    return best, at, chunks
 
 
 def _first(table: np.ndarray) -> Int[np.ndarray, "R 1"]:
