@@ -22,7 +22,7 @@ from nmt.decoding.history import History
 from nmt.decoding.request import Source
 from nmt.decoding.rules import Rules
 from nmt.decoding.search import check_numbers, on_device, on_host
-from nmt.decoding.topk import top_k_on_host
+from nmt.decoding.topk import first_of_rows, top_k_on_host
 
 __all__ = ["Grower"]
 
@@ -163,14 +163,14 @@ class Grower:
         (count, places), k, width = beams.log_probabilities.shape, found.k, self.width
         totals = (beams.log_probabilities.reshape(-1, 1) + found.ranks[:, :k]).reshape(count, places * k)
         order = (-totals).argsort(axis=1, kind="stable")[:, : 2 * width]
-        chosen = order + np.arange(0, totals.size, places * k)[:, None]
+        chosen = order + first_of_rows(totals)
         rows, tokens = chosen // k, found.tokens[:, :k].take(chosen)
         is_eos = tokens == self.rules.eos_id
         ends = np.zeros((count, places), dtype=np.bool_)
         ending = is_eos[:, :width]
         if ending.any():
             ends.reshape(-1)[rows[:, :width][ending & (totals.take(chosen[:, :width]) > -np.inf)]] = True
-        going = is_eos.argsort(axis=1, kind="stable")[:, :width] + np.arange(0, chosen.size, chosen.shape[1])[:, None]
+        going = is_eos.argsort(axis=1, kind="stable")[:, :width] + first_of_rows(chosen)
         last = found.values[:, :k].take(chosen.take(going))
         last[is_eos.take(going)] = -np.inf
         return _Grown(tokens.take(going), rows.take(going), last, ends)

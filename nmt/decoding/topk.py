@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nmt.decoding.search import on_host
 
-__all__ = ["top_k", "top_k_on_host"]
+__all__ = ["first_of_rows", "top_k", "top_k_on_host"]
 
 CHUNK = 64
 """Neighbours whose maximum the first stage takes."""
@@ -42,8 +42,8 @@ def top_k_on_host(values: Float[Tensor, "R V"], k: int) -> tuple[Float[np.ndarra
     positions = at
     if looked_into is not None:
         chunks = on_host(looked_into)
-        positions = chunks.take(at // CHUNK + _first(chunks)) * CHUNK + at % CHUNK
-    order = np.lexsort((positions, -best)) + _first(best)
+        positions = chunks.take(at // CHUNK + first_of_rows(chunks)) * CHUNK + at % CHUNK
+    order = np.lexsort((positions, -best)) + first_of_rows(best)
     return best.take(order), positions.take(order)
 
 
@@ -59,7 +59,7 @@ def _largest(
     body = count * CHUNK
     table = values[:, :body].view(rows, count, CHUNK)
     chunks = table.amax(dim=2).topk(k, sorted=False).indices
-    candidates = table.gather(1, chunks.unsqueeze(2).expand(-1, -1, CHUNK)).flatten(1)
+    candidates = table[torch.arange(rows, device=values.device).unsqueeze(1), chunks].flatten(1)
     if body < width:  # the last one is shorter
         candidates = torch.cat([candidates, values[:, body:]], dim=1)
         chunks = torch.nn.functional.pad(chunks, (0, 1), value=count)
@@ -67,6 +67,6 @@ def _largest(
     return best, at, chunks
 
 
-def _first(table: np.ndarray) -> Int[np.ndarray, "R 1"]:
-    """Where each row of a table begins, its rows standing one behind the other."""
+def first_of_rows(table: np.ndarray) -> Int[np.ndarray, "R 1"]:
+    """Where each row of a table begins when its rows stand one behind the other, as ``take`` counts them."""
     return np.arange(0, table.size, table.shape[1])[:, None]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nmt.decoding.topk import top_k
+from nmt.decoding.topk import top_k, top_k_on_host
 
 
-@pytest.mark.parametrize("width", [3, 100, 4095, 4096, 5000, 8000])
+@pytest.mark.parametrize("width", [3, 100, 4095, 4096, 5000, 8000, 8192])
 @pytest.mark.parametrize("k", [1, 2, 6, 40, 200])
 @pytest.mark.parametrize("rows", [4, 9])
 def test_top_k_is_the_head_of_a_sort(rows: int, width: int, k: int) -> None:
@@ -17,6 +17,22 @@ def test_top_k_is_the_head_of_a_sort(rows: int, width: int, k: int) -> None:
     expected = values.sort(dim=1, descending=True, stable=True)
     assert torch.equal(best, expected.values[:, :k])
     assert torch.equal(positions, expected.indices[:, :k])
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "k"), [(1, 40, 50), (4, 5000, 6), (9, 5000, 6), (9, 8000, 6), (5, 8192, 200)]
+)
+def test_on_the_host_it_is_the_same(rows: int, width: int, k: int) -> None:
+    values = torch.randint(-30, 30, (rows, width), generator=torch.Generator().manual_seed(k)).float()
+    values += torch.arange(width) // 7 % 5 * 0.01  # equal ones are near each other, and far
+    values[:, 3] = -torch.inf
+    best, positions = top_k_on_host(values, k)
+    expected = values.sort(dim=1, descending=True, stable=True)
+    assert best.tolist() == expected.values[:, :k].tolist()
+    assert values.gather(1, torch.from_numpy(positions)).tolist() == best.tolist()
+    for row_values, row_positions in zip(best.tolist(), positions.tolist(), strict=True):
+        pairs = [(-value, position) for value, position in zip(row_values, row_positions, strict=True)]
+        assert pairs == sorted(set(pairs))
 
 
 def test_top_k_orders_equal_values_by_position() -> None:
