@@ -28,7 +28,7 @@ from benchmarks.train.contestant_nmt import recipe
 from nmt.checkpoint import Run
 from nmt.config import ModelConfig
 from nmt.data.synthetic import write_corpus
-from nmt.layers.packing import multiplies_bfloat16
+from nmt.layers.packing import has_fbgemm, multiplies_bfloat16
 from nmt.models import Seq2Seq, build
 
 HERE = Path(__file__).parent
@@ -153,8 +153,9 @@ def _type(entry: Entry) -> str:
 
 def _entries(task: Task, path: Path, told: argparse.Namespace) -> Iterator[contextlib.AbstractContextManager[Entry]]:
     """Ours in each type, then the peers in each of theirs."""
-    narrow = "bfloat16" if multiplies_bfloat16(torch.device("cpu")) else "int8"
-    for dtype in ("float32", narrow):
+    processor = torch.device("cpu")
+    narrow = "bfloat16" if multiplies_bfloat16(processor) else "int8"
+    for dtype in ("float32", "float16", narrow) if has_fbgemm(processor) else ("float32", "bfloat16"):
         yield _entry("nmt", Path(sys.executable), dtype, path, told)
     theirs = told.peers / "bin" / "python" if told.peers else None
     for peer in PEERS[training.SHAPES[task.shape].family] if theirs else ():

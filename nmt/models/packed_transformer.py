@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nmt.layers.masks import masked_mean, window_mask
-from nmt.layers.packing import Precision, pack_layers
+from nmt.layers.packing import Precision, pack, pack_layers
 from nmt.models.interface import Encoding, Step
 from nmt.models.packed_memory import Sharing
 from nmt.models.transformer import (
@@ -58,11 +58,11 @@ class _Norm:
     """Layer normalisation, or nothing at all."""
 
     def __init__(self, norm: nn.LayerNorm | nn.Identity) -> None:
-        self.norm = norm if isinstance(norm, nn.LayerNorm) else None
+        # Looked up once: a module takes longer to find its weights than to use them on a few rows.
+        self.how = (norm.normalized_shape, norm.weight, norm.bias, norm.eps) if isinstance(norm, nn.LayerNorm) else None
 
     def __call__(self, x: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
-        norm = self.norm
-        return x if norm is None else torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        return x if self.how is None else torch.layer_norm(x, *self.how)
 
 
 class _FeedForward:
@@ -150,29 +150,46 @@ class Written:
     """Keys and values of the ``length`` tokens that each of R hypotheses has so far.
 
     ``room`` (2N L R H) holds them for the N layers, keys and values in turns; ``origins`` (L R) tells two tokens of one
-    position apart. Used up by :meth:`select` and by the step that takes it: both write over what is there.
+    position apart, None where there are so few hypotheses that they are copied as they are, into ``spare`` if that is
+    there. Used up by :meth:`select` and by the step that takes it: both write over what is there.
     """
 
-    def __init__(self, room: Float[Tensor, "N L R H"], origins: Int[Tensor, "L R"], length: int) -> None:
+    def __init__(
+        self,
+        room: Float[Tensor, "N L R H"],
+        length: int,
+        *,
+        origins: Int[Tensor, "L R"] | None = None,
+        spare: Float[Tensor, "N L R H"] | None = None,
+    ) -> None:
         self.room = room
-        self.origins = origins
         self.length = length
+        if origins is None and room.shape[2] > FEW:
+            origins = torch.arange(room.shape[2], device=room.device).repeat(room.shape[1], 1)
+        self.origins = origins
+        self.spare = spare
 
     def longer(self) -> Written:
         """The same, with room for one more token, which is not there yet."""
-        room, origins = self.room, self.origins
-        if self.length == len(origins):
-            room = torch.cat([room, room.new_empty(len(room), BLOCK, *room.shape[2:])], dim=1)
-            origins = torch.cat([origins, origins.new_empty(BLOCK, origins.shape[1])])
-        torch.arange(origins.shape[1], out=origins[self.length])
-        return Written(room, origins, self.length + 1)
+        room, origins, spare = self.room, self.origins, self.spare
+        if self.length == room.shape[1]:
+            room, spare = torch.cat([room, room.new_empty(len(room), BLOCK, *room.shape[2:])], dim=1), None
+            if origins is not None:
+                origins = torch.cat([origins, origins.new_empty(BLOCK, origins.shape[1])])
+        if origins is not None:
+            torch.arange(origins.shape[1], out=origins[self.length])
+        return Written(room, self.length + 1, origins=origins, spare=spare)
 
     def select(self, rows: Int[Tensor, " R"]) -> Written:
         """What the given rows have written, in that order."""
         room, origins, length = self.room, self.origins, self.length
-        longest, count = origins.shape
-        if len(rows) != count or count <= FEW:
-            return Written(room.index_select(2, rows), origins.index_select(1, rows), length)
+        longest, count = room.shape[1:3]
+        if len(rows) != count:
+            chosen = None if origins is None or len(rows) <= FEW else origins.index_select(1, rows)
+            return Written(room.index_select(2, rows), length, origins=chosen)
+        if origins is None:
+            spare = torch.empty_like(room) if self.spare is None else self.spare
+            return Written(torch.index_select(room, 2, rows, out=spare), length, spare=room)
         wanted = origins[:length].index_select(1, rows)
         places = (wanted != origins[:length]).flatten().nonzero().squeeze(1)
         of_row = places % count
@@ -180,7 +197,7 @@ class Written:
         flat = room.view(len(room), longest * count, -1)
         flat.index_copy_(1, places, flat.index_select(1, sources))
         origins[:length] = wanted
-        return Written(room, origins, length)
+        return Written(room, length, origins=origins)
 
 
 class _DecoderLayer:
@@ -189,8 +206,13 @@ class _DecoderLayer:
     def __init__(self, layer: DecoderLayer, precision: Precision) -> None:
         attention, cross = layer.self_attention, layer.cross_attention
         self.heads = attention.heads
-        self.scale = 1.0 / math.sqrt(attention.output.in_features // attention.heads)
-        self.all = pack_layers([attention.query, attention.key_value], precision)
+        query, key_value, scale = (
+            attention.query,
+            attention.key_value,
+            (attention.output.in_features // attention.heads) ** -0.5,
+        )
+        weights = torch.cat([query.weight * scale, key_value.weight])
+        self.all = pack(weights, torch.cat([query.bias * scale, key_value.bias]), precision)
         self.output = pack_layers([attention.output], precision)
         self.cross_query = pack_layers([cross.query], precision)
         self.cross_key_value = pack_layers([cross.key_value], precision)
@@ -211,26 +233,34 @@ class _DecoderLayer:
         self,
         x: Float[Tensor, "R H"],
         past: tuple[Float[Tensor, "L R A D"], Float[Tensor, "L R A D"]],
+        last: tuple[Float[Tensor, "R A D"], Float[Tensor, "R A D"]],
         source: tuple[Float[Tensor, "BA D S"], Float[Tensor, "BA S D"], Float[Tensor, "BA 1 S"] | None],
         places: int,
     ) -> tuple[Float[Tensor, "R H"], Float[Tensor, "BA n S"]]:
-        """The layer's output, and where each head looked; the last keys and values of ``past`` are written here."""
+        """The layer's output, and where each head looked; ``last`` of the keys and values of ``past`` are written."""
         rows, width = x.shape
-        queries, new_keys, new_values = self.all(self.around_self.enter(x)).view(rows, 3, self.heads, -1).unbind(1)
-        past_keys, past_values = past
-        past_keys[-1] = new_keys
-        past_values[-1] = new_values
+        queries, *new = self.all(self.around_self.enter(x)).view(rows, 3, self.heads, -1).unbind(1)
+        last[0].copy_(new[0])
+        last[1].copy_(new[1])
         # One query a row is too little for a product of matrices, whose calls would cost more than the sums.
-        weights = (past_keys * queries.mul_(self.scale)).sum(dim=-1, keepdim=True).softmax(dim=0)
-        attended = (past_values * weights).sum(dim=0).view(rows, width)
+        weights = (past[0] * queries).sum(dim=-1, keepdim=True).softmax(dim=0)
+        attended = (past[1] * weights).sum(dim=0).view(rows, width)
         x = self.around_self.leave(x, self.output(attended))
         keys, values, mask = source
-        queries = self.cross_query(self.around_cross.enter(x)).view(-1, places, self.heads, width // self.heads)
-        queries = queries.transpose(1, 2).reshape(-1, places, width // self.heads)
+        queries = self.cross_query(self.around_cross.enter(x))
+        if places == rows:  # of one sentence: the product takes the heads as they stand
+            queries = queries.view(rows, self.heads, -1).transpose(0, 1)
+        else:
+            queries = queries.view(-1, places, self.heads, width // self.heads).transpose(1, 2)
+            queries = queries.reshape(-1, places, width // self.heads)
         scores = torch.bmm(queries, keys) if mask is None else torch.baddbmm(mask, queries, keys)
         weights = scores.softmax(dim=-1)
-        attended = torch.bmm(weights, values).view(-1, self.heads, places, width // self.heads)
-        x = self.around_cross.leave(x, self.cross_output(attended.transpose(1, 2).reshape(rows, width)))
+        attended = torch.bmm(weights, values)
+        if places == rows:
+            attended = attended.transpose(0, 1).reshape(rows, width)
+        else:
+            attended = attended.view(-1, self.heads, places, width // self.heads).transpose(1, 2).reshape(rows, width)
+        x = self.around_cross.leave(x, self.cross_output(attended))
         return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x))), weights
 
 
@@ -241,6 +271,14 @@ class PackedTransformerDecoder:
         self.decoder = decoder
         self.layers = [_DecoderLayer(layer, precision) for layer in decoder.layers]
         self.norm = _Norm(decoder.norm)
+
+    def embed(self, tokens: Int[Tensor, " R"], position: int) -> Float[Tensor, "R H"]:
+        """The vectors of tokens that all stand at ``position``."""
+        embedding = self.decoder.embedding
+        vectors = embedding.table.weight.index_select(0, tokens)
+        if embedding.scale != 1.0:
+            vectors.mul_(embedding.scale)
+        return vectors.add_(self.decoder.positions(position, 1))
 
     def remember(self, encoding: Encoding) -> PackedTransformerMemory:
         states, real = encoding.states, encoding.mask
@@ -253,19 +291,19 @@ class PackedTransformerDecoder:
 
     def start(self, memory: PackedTransformerMemory) -> Written:
         count = memory.sharing.count * memory.sharing.places
-        room = memory.keys[0].new_empty(2 * len(self.layers), BLOCK, count, self.decoder.width)
-        return Written(room, torch.empty(BLOCK, count, dtype=torch.long, device=room.device), 0)
+        return Written(memory.keys[0].new_empty(2 * len(self.layers), BLOCK, count, self.decoder.width), 0)
 
     def step(self, tokens: Int[Tensor, " R"], state: Written, memory: PackedTransformerMemory) -> Step:
         written = state.longer()
-        last, heads, places = written.length - 1, self.decoder.heads, memory.sharing.places
-        room = written.room[:, : written.length]
-        past = room.view(*room.shape[:3], heads, -1).unbind(0)
-        x = self.decoder.embedding(tokens, self.decoder.positions(last, 1))
+        position, heads, places = written.length - 1, self.decoder.heads, memory.sharing.places
+        room = written.room.view(*written.room.shape[:3], heads, -1)
+        past, last = room[:, : written.length].unbind(0), room[:, position].unbind(0)
+        x = self.embed(tokens, position)
         attention = None
         for number, layer in enumerate(self.layers):
+            keys, values = 2 * number, 2 * number + 1
             source = memory.keys[number], memory.values[number], memory.mask
-            x, weights = layer(x, (past[2 * number], past[2 * number + 1]), source, places)
+            x, weights = layer(x, (past[keys], past[values]), (last[keys], last[values]), source, places)
             if number == self.decoder.alignment_layer:
                 attention = weights.view(-1, heads, *weights.shape[1:]).mean(dim=1).flatten(0, 1)
         assert attention is not None  # alignment_layer is one of the layers: the recipe is checked

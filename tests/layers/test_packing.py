@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
@@ -22,7 +24,9 @@ def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rows", [1, 5, 70])
 @pytest.mark.parametrize(("outer", "inner"), [(24, 16), (LARGE // 256, 256)])
 @pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-6), ("bfloat16", 1e-2), ("int8", 2.5e-2)])
+@pytest.mark.parametrize(
+    ("precision", "error"), [("float32", 1e-6), ("float16", 4e-4), ("bfloat16", 1e-2), ("int8", 2.5e-2)]
+)
 @torch.inference_mode()
 def test_products(rows: int, outer: int, inner: int, biased: bool, precision: Precision, error: float) -> None:
     weight, bias, x = torch.randn(outer, inner), torch.randn(outer) if biased else None, torch.randn(rows, inner)
@@ -31,6 +35,24 @@ def test_products(rows: int, outer: int, inner: int, biased: bool, precision: Pr
     assert made.dtype == torch.float32
     assert (made - expected).norm() <= error * expected.norm()
     assert made.data_ptr() != pack(weight, bias, precision)(x).data_ptr(), "a new tensor each time"
+
+
+@pytest.mark.parametrize("older", [True, False])
+@torch.inference_mode()
+def test_half_is_the_product_of_the_rounded_weight(older: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By either of torch's names for it; what comes in and what is added up is not rounded."""
+    if not older:
+        monkeypatch.delattr(torch, "fbgemm_linear_fp16_weight_fp32_activation")
+    weight, bias, x = torch.randn(24, 16), torch.randn(24), 1e5 * torch.randn(7, 16)
+    expected = functional.linear(x.double(), weight.half().double(), bias.double())
+    torch.testing.assert_close(pack(weight, bias, "float16")(x).double(), expected, rtol=1e-6, atol=0.1)
+
+
+@torch.inference_mode()
+def test_a_weight_that_half_cannot_hold_is_not_rounded() -> None:
+    weight, x = torch.randn(24, 16), torch.randn(3, 16)
+    weight[3, 5] = 1e5
+    torch.testing.assert_close(pack(weight, None, "float16")(x), functional.linear(x, weight))
 
 
 @torch.inference_mode()
@@ -51,9 +73,11 @@ def test_the_largest_numbers_fit() -> None:
 
 @torch.inference_mode()
 def test_nothing_and_no_number() -> None:
-    product = pack(torch.randn(8, 16), torch.ones(8), "int8")
-    torch.testing.assert_close(product(torch.zeros(2, 16)), torch.ones(2, 8))
-    assert product(torch.full((1, 16), torch.nan)).isnan().all()
+    for precision in get_args(Precision):
+        product = pack(torch.randn(8, 16), torch.ones(8), precision)
+        torch.testing.assert_close(product(torch.zeros(2, 16)), torch.ones(2, 8))
+        assert product(torch.full((1, 16), torch.nan)).isnan().all()
+        assert pack(torch.full((8, 16), torch.nan), None, precision)(torch.ones(2, 16)).isnan().all()
 
 
 @torch.inference_mode()
@@ -63,11 +87,17 @@ def test_layers_side_by_side() -> None:
 
 
 def test_precision_goes_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    for has, expected in ((False, "float32"), (True, "bfloat16")):
+    for has, expected in ((False, "float16"), (True, "bfloat16")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
         assert resolve_precision("auto", CPU) == expected
-        assert resolve_precision("float32", CPU) == "float32"
-        assert resolve_precision("int8", CPU) == "int8"
+        for precision in get_args(Precision):
+            assert resolve_precision(precision, CPU) == precision
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert resolve_precision("auto", torch.device("cuda")) == "float32"
-    with pytest.raises(ConfigError, match="int8 cannot be had on cuda"):
-        resolve_precision("int8", torch.device("cuda"))
+    for narrow in ("float16", "int8"):
+        with pytest.raises(ConfigError, match=f"{narrow} cannot be had on cuda"):
+            resolve_precision(narrow, torch.device("cuda"))
+    monkeypatch.setattr("nmt.layers.packing.has_fbgemm", lambda device: False)
+    assert resolve_precision("auto", CPU) == "float32"
+    with pytest.raises(ConfigError, match="int8 cannot be had on cpu here: use float32 or bfloat16"):
+        resolve_precision("int8", CPU)
