@@ -33,6 +33,9 @@ Product: TypeAlias = Callable[[Tensor], Tensor]
 LARGE = 2**18
 """Elements of a weight from which oneDNN's layout pays for its dearer call."""
 
+CALLS = 64
+"""Products after which a weight in half precision is laid out for the next ones."""
+
 LARGEST_HALF = torch.finfo(torch.float16).max
 
 SMALL = 2**17
@@ -91,13 +94,12 @@ def pack(weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precisi
     if weight.dtype == torch.float32:
         if precision == "int8" and weight.numel() >= SMALL:
             return _Int8(weight, bias)
-        if precision == "float16" and weight.abs().max() < LARGEST_HALF:
-            return _half(weight, bias)
+        if precision == "float16" and max(map(abs, torch.stack(weight.aminmax()).tolist())) < LARGEST_HALF:
+            return _Half(weight, bias)
     is_large = weight.numel() >= LARGE and weight.dtype == torch.float32 and weight.device.type == "cpu"
     if is_large and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return _laid_out(weight, bias)
-    transposed = weight.t()
-    return (lambda x: torch.mm(x, transposed)) if bias is None else (lambda x: torch.addmm(bias, x, transposed))
+    return _plain(weight, bias)
 
 
 def _rounded(weight: Tensor, bias: Tensor | None) -> Product:
@@ -108,10 +110,30 @@ def _rounded(weight: Tensor, bias: Tensor | None) -> Product:
     return product
 
 
-def _half(weight: Tensor, bias: Tensor | None) -> Product:
-    """FBGEMM's product with a weight in half precision, under the older of its two names while torch has that.
+class _Half:
+    """x W^T + b with W in half precision, by FBGEMM.
 
-    Both compute the same; what the newer one spends on a call is more than a small product takes.
+    Its layout takes as long to make as some hundred products of a few rows, so it is made once there were that many.
+    Until then the rounded weight is multiplied as it stands: sums differ by what their order makes, weights do not.
+    """
+
+    def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None) -> None:
+        self.weight: Tensor | None = weight.half().float()
+        self.bias = bias
+        self.left = CALLS
+        self.product = _plain(self.weight, bias)
+
+    def __call__(self, x: Float[Tensor, "R I"]) -> Float[Tensor, "R O"]:
+        if self.left > 0:
+            self.left -= 1
+        elif self.weight is not None:
+            self.product, self.weight = _fbgemm(self.weight, self.bias), None
+        return self.product(x)
+
+
+def _fbgemm(weight: Tensor, bias: Tensor | None) -> Product:
+    """The product under the older of its two names, while torch has it: what the newer one spends on a call is more
+    than a small product takes.
     """
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     if hasattr(torch, "fbgemm_linear_fp16_weight_fp32_activation"):
@@ -124,6 +146,11 @@ def _half(weight: Tensor, bias: Tensor | None) -> Product:
     both = torch.ops.quantized.linear_prepack_fp16(weight, bias)
     newer = torch.ops.quantized.linear_dynamic_fp16.default
     return lambda x: newer(x, both)
+
+
+def _plain(weight: Tensor, bias: Tensor | None) -> Product:
+    transposed = weight.t()
+    return (lambda x: torch.mm(x, transposed)) if bias is None else (lambda x: torch.addmm(bias, x, transposed))
 
 
 def _laid_out(weight: Tensor, bias: Tensor | None) -> Product:

@@ -6,11 +6,11 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nmt.errors import ConfigError
-from nmt.layers.packing import LARGE, Precision, pack, pack_layers, resolve_precision
+from nmt.layers.packing import CALLS, LARGE, Precision, pack, pack_layers, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -40,12 +40,27 @@ def test_products(rows: int, outer: int, inner: int, biased: bool, precision: Pr
 @pytest.mark.parametrize("older", [True, False])
 @torch.inference_mode()
 def test_half_is_the_product_of_the_rounded_weight(older: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By either of torch's names for it; what comes in and what is added up is not rounded."""
-    if not older:
+    """By either of torch's names for it, before and after it is laid out; what comes in is not rounded."""
+    called: list[bool] = []
+    if older:
+        make = torch.fbgemm_pack_gemm_matrix_fp16
+
+        def counted(weight: Tensor) -> Tensor:
+            called.append(True)
+            return make(weight)
+
+        monkeypatch.setattr(torch, "fbgemm_pack_gemm_matrix_fp16", counted)
+    else:
         monkeypatch.delattr(torch, "fbgemm_linear_fp16_weight_fp32_activation")
+        called.append(False)
     weight, bias, x = torch.randn(24, 16), torch.randn(24), 1e5 * torch.randn(7, 16)
     expected = functional.linear(x.double(), weight.half().double(), bias.double())
-    torch.testing.assert_close(pack(weight, bias, "float16")(x).double(), expected, rtol=1e-6, atol=0.1)
+    product = pack(weight, bias, "float16")
+    made = [product(x) for _ in range(CALLS + 2)]
+    for one in (made[0], made[CALLS], made[CALLS + 1]):
+        torch.testing.assert_close(one.double(), expected, rtol=1e-6, atol=0.1)
+    torch.testing.assert_close(made[-1], made[0], rtol=1e-6, atol=0.1)
+    assert called == [older]
 
 
 @torch.inference_mode()
