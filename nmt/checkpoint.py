@@ -379,7 +379,10 @@ class Run:
         """The model of a checkpoint, in evaluation mode. Raises CheckpointError where it is damaged or does not fit."""
         checkpoint = self.checkpoint(which)
         check_folder(checkpoint.folder)
-        model = self.new_model()
+        from nmt.layers.undrawn import Undrawn
+
+        with Undrawn():
+            model = self.new_model()
         load_weights(model, read_tensors(checkpoint.folder / "weights.safetensors"), str(checkpoint.folder))
         return model.to(device).eval()
 

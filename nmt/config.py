@@ -73,9 +73,11 @@ class Frozen(BaseModel):
 
     Numbers are finite and, but for the seed, at most :data:`LARGEST`, past which libraries overflow; no text has a null
     character, which no path can have.
+
+    What checks a part is put together when that part is first checked: an export asks for one of them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="after")
     @classmethod
@@ -362,11 +364,11 @@ class ModelConfig(Frozen):
     embedding as well (a joint tokenizer is needed). ``embedding`` is E.
     """
 
-    encoder: Annotated[Annotated[AnyEncoder, Field(discriminator="type")], BeforeValidator(_by_name)] = (
-        TransformerEncoder(type="transformer")
+    encoder: Annotated[Annotated[AnyEncoder, Field(discriminator="type")], BeforeValidator(_by_name)] = Field(
+        default_factory=lambda: TransformerEncoder(type="transformer")
     )
-    decoder: Annotated[Annotated[AnyDecoder, Field(discriminator="type")], BeforeValidator(_by_name)] = (
-        TransformerDecoder(type="transformer")
+    decoder: Annotated[Annotated[AnyDecoder, Field(discriminator="type")], BeforeValidator(_by_name)] = Field(
+        default_factory=lambda: TransformerDecoder(type="transformer")
     )
     embedding: int = Field(default=512, ge=1)
     embedding_dropout: Probability = 0.1
@@ -493,8 +495,8 @@ class TrainingConfig(Frozen):
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     epsilon: float = Field(default=1e-9, gt=0.0)
     weight_decay: float = Field(default=0.0, ge=0.0)
-    schedule: Annotated[Annotated[AnySchedule, Field(discriminator="type")], BeforeValidator(_by_name)] = (
-        InverseSqrtSchedule(type="inverse-sqrt")
+    schedule: Annotated[Annotated[AnySchedule, Field(discriminator="type")], BeforeValidator(_by_name)] = Field(
+        default_factory=lambda: InverseSqrtSchedule(type="inverse-sqrt")
     )
     label_smoothing: Probability = 0.1
     consistency: float = Field(default=0.0, ge=0.0)
@@ -604,11 +606,11 @@ _DRAWN = ("temperature", "top_k", "top_p", "epsilon", "seed")
 class Recipe(Frozen):
     """One run from text to translator."""
 
-    data: DataConfig = DataConfig()
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
-    decoding: DecodingConfig = DecodingConfig()
+    data: DataConfig = Field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    decoding: DecodingConfig = Field(default_factory=DecodingConfig)
 
     @model_validator(mode="after")
     def _joint(self) -> Recipe:

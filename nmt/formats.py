@@ -22,17 +22,19 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from jaxtyping import Float
-
-from nmt.alignment.aligner import Alignment, Units
-from nmt.alignment.links import Links, extract, format_links, format_soft
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.request import Request
 from nmt.decoding.translator import Translation
 from nmt.errors import DataError
+
+if TYPE_CHECKING:  # links need numpy, and few ask for links
+    import numpy as np
+    from jaxtyping import Float
+
+    from nmt.alignment.aligner import Units
+    from nmt.alignment.links import Links
 
 __all__ = ["Align", "Format", "Record", "Style", "number_of", "read", "render"]
 
@@ -171,6 +173,8 @@ class _Found:
     @property
     def links_text(self) -> str:
         """The links in Pharaoh form, or the matrix as Marian writes it."""
+        from nmt.alignment.links import format_links, format_soft
+
         if self.matrix is not None:
             return format_soft(self.matrix)
         return format_links(self.links or frozenset())
@@ -193,7 +197,11 @@ def render(record: Record, translation: Translation, number: int, style: Style) 
 
 def _nothing(style: Style, use: Sequence[str]) -> _Found:
     """What is told of a blank line, which stays blank whatever it should ``use``."""
-    empty = np.zeros((0, 0)) if style.align == "soft" else None
+    empty = None
+    if style.align == "soft":
+        import numpy as np
+
+        empty = np.zeros((0, 0))
     return _Found(Hypothesis((), 0.0, 0.0), frozenset(), empty, () if style.confidence else None, unmet=tuple(use))
 
 
@@ -201,6 +209,9 @@ def _found(translation: Translation, place: int, style: Style) -> _Found:
     hypothesis = translation.hypotheses[place]
     links = matrix = None
     if style.align is not None:
+        from nmt.alignment.aligner import Alignment
+        from nmt.alignment.links import extract
+
         matrix = Alignment.of(translation, place, units=style.units).attention
         match style.align:
             case "soft":
@@ -281,7 +292,7 @@ def _object(found: _Found, style: Style) -> dict[str, Any]:
     if found.confidence is not None:
         content["confidence"] = [round(value, 6) for value in found.confidence]
     if found.matrix is not None:
-        content["attention"] = np.round(found.matrix, 4).tolist()
+        content["attention"] = found.matrix.round(4).tolist()
     elif style.align is not None:
         content["alignment"] = [list(link) for link in sorted(found.links or ())]
     if style.units == "pieces" and style.align is not None:

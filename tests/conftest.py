@@ -37,8 +37,16 @@ install_import_hook(
 
 import torch  # noqa: E402
 
-from nmt.decoding import torch_engine  # noqa: E402
+import nmt.models  # noqa: E402
 from nmt.layers import packing  # noqa: E402
+
+# Where few need numpy, arrays and their shapes are known to type checkers alone, of which this is one.
+with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("typing.TYPE_CHECKING", True)
+    import nmt.decoding.hypothesis
+    import nmt.decoding.lines  # noqa: F401
+
+from nmt.decoding import torch_engine  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -11,6 +11,7 @@ import typer
 from nmt.errors import ConfigError, DataError
 from nmt_cli import console
 from nmt_cli.continuing import Begun, look_back, whole_output
+from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads
 from nmt_cli.searching import with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows, obeying_the_first
@@ -77,10 +78,11 @@ def translate(
 
     A blank line stays blank. What --beam and the other options of search are not given as, the run's recipe says.
     """
-    from nmt.decoding.sharing import Sharing
-    from nmt.decoding.translator import Translator
-    from nmt.distributed import joined
-    from nmt.formats import Style, read, render
+    with loading():
+        from nmt.decoding.sharing import Sharing
+        from nmt.decoding.translator import Translator
+        from nmt.distributed import joined
+        from nmt.formats import Style, read, render
 
     if align is None and align_units is not None:
         raise ConfigError("--align-units says what --align links: give that too, such as --align hard")
@@ -88,7 +90,8 @@ def translate(
     style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints)
     output = _output(output, continue_from)
     with joined() as ranks:
-        translator = Translator.load(*run, which=checkpoint, device=device, threads=threads, **search)
+        with loading():
+            translator = Translator.load(*run, which=checkpoint, device=device, threads=threads, **search)
         attention, words = style.align is not None, style.confidence
         translator.check(nbest or 1, attention=attention)
         name = "stdin" if input == STANDARD else str(input)

@@ -18,17 +18,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
 import sentencepiece
 
-from nmt.config import DataConfig, TokenizerConfig
-from nmt.data.corpus import Pair, read_pairs
-from nmt.data.ragged import Ragged
-from nmt.data.segmentation import Sampler
-from nmt.data.words import Encoder
 from nmt.errors import CheckpointError, ConfigError, DataError, NmtError
+
+if TYPE_CHECKING:  # what encodes a corpus needs numpy, what translates a line does not
+    import numpy as np
+
+    from nmt.config import DataConfig, TokenizerConfig
+    from nmt.data.corpus import Pair
+    from nmt.data.ragged import Ragged
+    from nmt.data.segmentation import Sampler
+    from nmt.data.words import Encoder
 
 __all__ = ["Tokenizer", "Tokenizers", "find_model", "train_tokenizer", "train_tokenizers"]
 
@@ -148,6 +151,8 @@ class Tokenizer:
 
     @cached_property
     def _encoder(self) -> Encoder:
+        from nmt.data.words import Encoder
+
         return Encoder(self._processor)
 
     def sample(self, text: str, strength: float, seed: int) -> list[int]:
@@ -159,6 +164,8 @@ class Tokenizer:
         if not strength:
             return self.encode(text)
         if strength not in self._samplers:
+            from nmt.data.segmentation import Sampler
+
             self._samplers[strength] = Sampler(self._processor, strength)
         return self._samplers[strength](text, seed)
 
@@ -180,7 +187,17 @@ class Tokenizer:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The pieces as SentencePiece writes them, ``▁`` standing for a space."""
-        return [self._processor.id_to_piece(i) for i in ids]
+        return list(map(self.piece, ids))
+
+    def piece(self, number: int) -> str:
+        """One of them."""
+        piece: str = self._processor.id_to_piece(number)
+        return piece
+
+    def piece_id(self, piece: str) -> int:
+        """The id of a piece, the unknown piece's for what is none."""
+        number: int = self._processor.piece_to_id(piece)
+        return number
 
     @cached_property
     def continuing(self) -> frozenset[int]:
@@ -206,7 +223,7 @@ class Tokenizer:
         ids = []
         for word in filter(None, written):
             if not numbers:
-                ids.append(self._processor.piece_to_id(word))
+                ids.append(self.piece_id(word))
             elif word.isascii() and word.isdigit() and len(word) < 20 and int(word) < len(self):
                 ids.append(int(word))
             else:
@@ -272,6 +289,8 @@ def train_tokenizers(data: DataConfig, config: TokenizerConfig, seed: int) -> To
     Raises ConfigError for a vocabulary that the text cannot give, DataError for corpora that break their contract,
     CheckpointError for a named model that cannot be loaded.
     """
+    from nmt.data.corpus import read_pairs
+
     if config.source_model is not None and config.target_model is not None:
         source = Tokenizer.load(config.source_model)
         return Tokenizers(source, source if config.joint else Tokenizer.load(config.target_model))

@@ -17,10 +17,9 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from nmt.config import DecodingConfig
 from nmt.data.tokenizer import Tokenizers
@@ -80,27 +79,26 @@ class CTranslate2Engine:
 
 
 class _Pieces:
-    """CTranslate2 is handed pieces and answers in pieces; nmt has ids."""
+    """CTranslate2 is handed pieces and answers in pieces; nmt has ids. Each is looked up when it first occurs."""
 
     def __init__(self, tokenizers: Tokenizers) -> None:
         source, target = tokenizers.source, tokenizers.target
-        self._source = source.pieces(range(len(source)))
-        self._target = target.pieces(range(len(target)))
-        self._ids = {piece: number for number, piece in enumerate(self._target)}
-        self._source_end, self._target_end = self._source[source.eos_id], self._target[target.eos_id]
+        self._source, self._target = cache(source.piece), cache(target.piece)
+        self._id = cache(target.piece_id)
+        self._source_end, self._target_end = source.piece(source.eos_id), target.piece(target.eos_id)
         self.never = [self.target([number]) for number in (target.pad_id, target.bos_id)]  # and the unknown piece
 
     def source(self, tokens: Iterable[int]) -> list[str]:
         """A source as the model reads it, EOS behind it."""
-        return [*(self._source[token] for token in tokens), self._source_end]
+        return [*map(self._source, tokens), self._source_end]
 
     def target(self, tokens: Iterable[int]) -> list[str]:
-        return [self._target[token] for token in tokens]
+        return list(map(self._target, tokens))
 
     def read(self, pieces: Sequence[str]) -> tuple[tuple[int, ...], bool]:
         """The ids of a translation, and whether EOS stood behind them."""
         is_ended = pieces[-1:] == [self._target_end]
-        return tuple(self._ids[piece] for piece in pieces[: len(pieces) - is_ended]), is_ended
+        return tuple(map(self._id, pieces[: len(pieces) - is_ended])), is_ended
 
 
 @dataclass(frozen=True)
@@ -237,6 +235,8 @@ class _Search:
 
         CTranslate2 4.8 mixes up the sentences of a batch in the first row of what a wider beam looked at.
         """
+        import numpy as np
+
         pairs = [(row, one) for row, ones in enumerate(settled) for one in ones]
         results = self.model.translate_batch(
             [self.pieces.source(self.sources[row].tokens) for row, _ in pairs],

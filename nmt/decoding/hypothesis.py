@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import Float
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
 
 __all__ = ["Hypothesis"]
 

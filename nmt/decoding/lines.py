@@ -10,9 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-
-import numpy as np
-from jaxtyping import Float
+from typing import TYPE_CHECKING
 
 from nmt.config import DecodingConfig
 from nmt.data.tokenizer import Tokenizers
@@ -22,6 +20,10 @@ from nmt.decoding.lengths import length_penalty
 from nmt.decoding.request import Request, Source
 from nmt.decoding.splitting import split_line
 from nmt.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
 
 __all__ = ["Counts", "Lines", "Part", "Translation"]
 
@@ -260,6 +262,8 @@ def _word(before: str) -> int:
 
 def _diagonal(attentions: Sequence[Float[np.ndarray, "_ _"]]) -> Float[np.ndarray, "T S"]:
     """Attention of the parts of a line as that of the line: one EOS stands for all, as source and as target."""
+    import numpy as np
+
     rows = sum(attention.shape[0] - 1 for attention in attentions) + 1
     columns = sum(attention.shape[1] - 1 for attention in attentions) + 1
     whole = np.zeros((rows, columns), attentions[0].dtype)
