@@ -4,6 +4,7 @@
 # make bench-train  the speed of training beside other toolkits, which are installed into .venv-peers
 # make bench-decode  the speed of translating beside theirs, CTranslate2 among them
 # make bench-prepare  the speed of preparing a corpus beside SentencePiece's own, and what ten million pairs cost training
+# make bench-start  how soon after its start a process says something: the first translation, the help
 # make clean  take .venv and everything built away; runs/ stays
 #
 # PYTHON=/path/to/python3.12 chooses the interpreter, VENV=folder where the environment goes, TORCH=cpu|gpu the build
@@ -16,8 +17,11 @@ PEERS ?= .venv-peers
 BENCH ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
+# pip compiles what it copies; what is installed from its place is compiled here, lest every start do it where Python is
+# told to write no bytecode (PYTHONDONTWRITEBYTECODE).
+COMPILE = $(BIN)/python -m compileall -q nmt cli recipes
 
-.PHONY: demo test check bench-train bench-decode bench-prepare format clean
+.PHONY: demo test check bench-train bench-decode bench-prepare bench-start format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -44,6 +48,9 @@ bench-decode: $(VENV)/.installed $(PEERS)/.installed
 bench-prepare: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.prepare $(BENCH)
 
+bench-start: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.start $(BENCH)
+
 format: $(VENV)/.developing
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -54,10 +61,12 @@ clean:
 # What is installed is remembered by these two files: they are older than pyproject.toml where it has changed.
 $(VENV)/.installed: pyproject.toml scripts/install
 	scripts/install $(VENV) --editable .
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.developing: pyproject.toml scripts/install
 	scripts/install $(VENV) --editable ".[dev]"
+	$(COMPILE)
 	@touch $@ $(VENV)/.installed
 
 # JoeyNMT asks for releases of other packages that are older than Python: what it imports is in the list.

@@ -1,26 +1,43 @@
-"""The time between a command and its first result."""
+"""The garbage collector of a process that is there for one command: kept from what stays until the end.
+
+Python's collector looks through all objects again and again as their number grows. Modules and models stay, so that it
+looks in vain: a look through torch alone takes a tenth of a second, and one more is taken as the process ends.
+"""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-__all__ = ["loading"]
+__all__ = ["Process", "loading", "process"]
+
+
+@dataclass
+class Process:
+    """``is_ours``: whether the process was started for one command and ends with it."""
+
+    is_ours: bool = False
+
+    def keep(self) -> None:
+        """Have the collector never look at what there is by now."""
+        if self.is_ours:
+            gc.freeze()
+
+
+process = Process()
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Within its ``with`` block modules and models are loaded, which stay until the process ends.
-
-    Python's garbage collector, which looks through all there is again and again as it grows, is kept from it, there and
-    afterwards: for torch alone a look takes a tenth of a second.
-    """
-    was_enabled = gc.isenabled()
+    """Modules and models are loaded in its ``with`` block; the collector waits for its end and goes by them then."""
+    if not (process.is_ours and gc.isenabled()):
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        if was_enabled:
-            gc.enable()
+        process.keep()
+        gc.enable()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import gc
 import importlib
 import os
 import signal
@@ -31,6 +30,7 @@ from typer.exceptions import TyperException
 import nmt
 from nmt.errors import NmtError, is_out_of_memory
 from nmt_cli import console
+from nmt_cli.loading import process
 
 __all__ = ["VERBS", "app", "main"]
 
@@ -166,6 +166,7 @@ def _remember(context: Any, parameter: Any, value: bool) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Nothing that a user can do ends in a traceback."""
+    process.is_ours = arguments is None
     console.settings.quiet = False
     console.settings.debug = bool(os.environ.get("NMT_DEBUG"))
     if not _open_standard_streams():
@@ -190,8 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.trace(ending.error)
     if ending.message:
         console.error(ending.message)
-    if arguments is None:  # the process ends here: that nothing be looked through for what could be freed
-        gc.freeze()
+    process.keep()
     return ending.code
 
 

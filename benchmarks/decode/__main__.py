@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from benchmarks import start
 from benchmarks.contest import Contestant, machine, progress, say, started
-from benchmarks.decode import startup
+from benchmarks.decode import trained
 from benchmarks.decode.workload import Task
 from benchmarks.train import workload as training
 from benchmarks.train.contestant_nmt import recipe
@@ -72,14 +73,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sizes = {"pairs": told.pairs, "pieces": told.pieces, "threads": told.cores}
-        run = Run.open(told.run or startup.train(folder, told.train_steps, **sizes))
+        run = Run.open(told.run or trained.train(folder, told.train_steps, **sizes))
         files = told.file or _embedded(folder)
         sentences = list(_sentences(files, run, told.sentences))
         for shape in told.shapes:
             task = _task(shape, run, sentences, folder, told)
             last += measure(task, folder, told)
         if told.start:
-            last += startup.measure(run.folder, files, told.start)
+            line = files.read_text(encoding="utf-8").splitlines()[0]
+            last += start.measure(run.folder, line, told.start)
     say("")
     for line in last:
         say(line)

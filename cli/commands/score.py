@@ -13,6 +13,7 @@ import typer
 from nmt.errors import ConfigError, DataError
 from nmt_cli import console
 from nmt_cli.continuing import whole_output
+from nmt_cli.loading import loading
 from nmt_cli.options import Checkpoint, Device, Threads, use_threads
 from nmt_cli.searching import with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows
@@ -87,14 +88,16 @@ def score(
     _check_form(nbest is not None, feature, rerank, normalize=normalize, tokens=tokens, summary=summary, json=json)
     texts = _Texts(source, target, nbest or input, on_bad_bytes)
 
-    from nmt.checkpoint import Run
-    from nmt.decoding.nbest import rescore
-    from nmt.decoding.scorer import Scorer
+    with loading():
+        from nmt.checkpoint import Run
+        from nmt.decoding.nbest import rescore
+        from nmt.decoding.scorer import Scorer
 
     use_threads(threads)
     opened = Run.open(run)
     chosen = opened.checkpoint(checkpoint)
-    scorer = Scorer.load(run, on_long=on_long, which=chosen.name, device=device, **search)
+    with loading():
+        scorer = Scorer.load(run, on_long=on_long, which=chosen.name, device=device, **search)
     if nbest is not None:
         name = feature or "logprob"
         results = rescore(texts.entries(scorer.window, name), scorer, texts.sources, feature=name, rerank=rerank)

@@ -264,6 +264,31 @@ def test_a_line_is_answered_before_the_next_is_written(run: Path, expected: list
         assert process.stderr.read() == b"nmt: error: terminated: what was written ends with a whole line\n"
 
 
+def test_what_other_verbs_need_is_not_imported(run: Path, expected: list[Translation]) -> None:
+    heavy = {"rich", "sacrebleu", "datasets", "matplotlib", "tensorboard", "ctranslate2", "onnxruntime", "pyarrow"}
+    ours = {
+        "nmt.alignment",
+        "nmt.data.corpus",
+        "nmt.evaluation",
+        "nmt.export",
+        "nmt.training",
+        "nmt_cli.commands.train",
+    }
+    program = (
+        "import sys, importlib.metadata; from nmt_cli.main import main; "
+        "import torch; torch_needs = set(sys.modules); code = main(sys.argv[1:]); "
+        f"print(sorted(({heavy | ours} - torch_needs) & set(sys.modules)), code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "translate", str(run)],
+        input=text_of(LINES[:1]),
+        capture_output=True,
+        check=True,
+        env=environment(),
+    )
+    assert done.stdout.decode().splitlines() == [expected[0].text, "[] 0"]
+
+
 def test_a_closed_pipe_ends_silently(run: Path) -> None:
     done = shell(f"yes 'a dog' | head -3000 | nmt translate {run} --beam 1 | head -2; echo ${{PIPESTATUS[2]}}")
     first, second, code = done.stdout.splitlines()

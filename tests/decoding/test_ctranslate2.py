@@ -175,12 +175,16 @@ def test_learned_positions_bound_what_is_read(tmp_path: Path) -> None:
     assert one.parts == other.parts > 1 and one.text == other.text
 
 
-def test_torch_is_not_imported(tmp_path: Path) -> None:
+def test_translating_imports_little(tmp_path: Path) -> None:
+    """What took longest was torch, then numpy, jaxtyping and reading what packages say of themselves for plugins."""
     _, folder = write(tmp_path / "x", "pre")
     (expected,) = load(folder).translate([LINES[0]])
+    heavy = {"torch", "numpy", "jaxtyping", "rich", "sacrebleu", "datasets", "matplotlib"}
+    ours = {"nmt.alignment", "nmt.data.corpus", "nmt.evaluation", "nmt.layers", "nmt.models", "nmt.training"}
     program = (
-        "import sys; from nmt_cli.main import main; code = main(sys.argv[1:]); "
-        "print([name for name in ('torch', 'sacrebleu', 'datasets', 'matplotlib') if name in sys.modules], code)"
+        "import sys, importlib.metadata; from nmt_cli.main import main; "
+        "importlib.metadata.distributions = importlib.metadata.entry_points = None; "
+        f"code = main(sys.argv[1:]); print(sorted({heavy | ours} & set(sys.modules)), code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "translate", str(folder), "--threads", "1", "--scores", "--format", "tsv"],
