@@ -98,12 +98,12 @@ def main() -> None:
     say(f"{machine('cpu')}, {told.cores} of its cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run = told.run or trained.train(folder, 200, pairs=20_000, pieces=8000, threads=told.cores)
+        run = told.run or trained.train(folder, 400, pairs=20_000, pieces=8000, threads=told.cores)
         export = told.export
         if export is None and importlib.util.find_spec("ctranslate2"):
             export = folder / "export"
             command = ["export", str(run), "--to", "ctranslate2", "--out", str(export), "--quiet"]
-            subprocess.run([sys.executable, "-m", "nmt", *command], check=True)
+            subprocess.run([sys.executable, "-m", "nmt", *command], check=True, stdout=subprocess.DEVNULL)
         last = measure(run, told.line, told.times, export)
     say("")
     for line in last:
