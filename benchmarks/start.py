@@ -101,9 +101,9 @@ def main() -> None:
         run = told.run or trained.train(folder, 400, pairs=20_000, pieces=8000, threads=told.cores)
         export = told.export
         if export is None and importlib.util.find_spec("ctranslate2"):
-            export = folder / "export"
-            command = ["export", str(run), "--to", "ctranslate2", "--out", str(export), "--quiet"]
-            subprocess.run([sys.executable, "-m", "nmt", *command], check=True, stdout=subprocess.DEVNULL)
+            command = ["export", str(run), "--to", "ctranslate2", "--out", str(folder / "export"), "--quiet"]
+            made = subprocess.run([sys.executable, "-m", "nmt", *command], check=False, stdout=subprocess.DEVNULL)
+            export = folder / "export" if made.returncode == 0 else None  # it has said why
         last = measure(run, told.line, told.times, export)
     say("")
     for line in last:

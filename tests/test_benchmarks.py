@@ -82,6 +82,17 @@ def test_translating_is_measured(corpus: Path) -> None:
     )
     assert len(rows) == 4
     assert re.search(r"^tiny +\d of 6 lines of nmt \w+ are those of nmt in float32$", done.stdout, re.MULTILINE)
-    assert re.search(
-        r"^start +the first line is translated -?[\d.]+ s after torch is imported", done.stdout, re.MULTILINE
-    )
+    assert re.search(r"^start +nmt translate RUN: first line after -?[\d.]+ s by the clock", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_starting_is_measured(untrained_run: Path, exported: bool) -> None:
+    """In the export's place stands a run: the one here is recurrent, and CTranslate2 takes Transformers."""
+    command = [sys.executable, "-m", "benchmarks.start", "--run", untrained_run, "--times", "1"]
+    export = ["--export", untrained_run] if exported else []
+    done = subprocess.run(list(map(str, command + export)), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^(import torch|nmt .+?)  +[\d.]+ +[\d.]+$", done.stdout, re.MULTILINE)
+    names = ["import torch", "nmt --version", "nmt --help", "nmt translate RUN"]
+    assert rows == names + ["nmt translate EXPORT"] * exported
+    assert ("CTranslate2 cannot run a gru encoder" in done.stderr) != exported
