@@ -39,6 +39,7 @@ import torch  # noqa: E402
 
 import nmt.models  # noqa: E402
 from nmt.layers import packing  # noqa: E402
+from tests import forking  # noqa: E402
 
 # Where few need numpy, arrays and their shapes are known to type checkers alone, of which this is one.
 with pytest.MonkeyPatch.context() as patch:
@@ -93,6 +94,13 @@ def single_precision() -> Iterator[None]:
 def interruptible() -> None:
     """A shell that starts tests in the background has them ignore Ctrl-C, which some send to themselves."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[str]:
+    """A program to call in place of ``python`` that has torch loaded already: see ``forking``."""
+    with forking.warm_python() as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -42,8 +41,8 @@ def test_the_operations_of_recurrent_shapes_go_by_their_weights(name: str) -> No
     assert counted == pytest.approx(by_weights, rel=0.15)  # bridges run once a sentence, maxout is twice as wide
 
 
-def test_preparing_is_measured(corpus: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.prepare", "--files", corpus / "train.en", corpus / "train.fr"]
+def test_preparing_is_measured(warm_python: str, corpus: Path) -> None:
+    command = [warm_python, "-m", "benchmarks.prepare", "--files", corpus / "train.en", corpus / "train.fr"]
     small = {"--sample": 200, "--small": 50, "--pairs": 300, "--pieces": 330, "--cores": 1, "--turns": 1, "--steps": 1}
     options = [str(part) for option in small.items() for part in option]
     done = subprocess.run([*map(str, command), *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -52,8 +51,8 @@ def test_preparing_is_measured(corpus: Path) -> None:
     assert re.search(r"^300 pairs take [+-][\d,]+ MiB and [+-][\d.]+ s to the first step", done.stdout, re.MULTILINE)
 
 
-def test_training_is_measured(corpus: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.train", "--shapes", "tiny", "luong-plain", "--pieces", "300"]
+def test_training_is_measured(warm_python: str, corpus: Path) -> None:
+    command = [warm_python, "-m", "benchmarks.train", "--shapes", "tiny", "luong-plain", "--pieces", "300"]
     small = ["--files", corpus / "train.en", corpus / "train.fr", "--tokens", "64", "--turns", "2", "--steps", "1"]
     done = subprocess.run(
         [*command, *map(str, small), "--warm", "1"], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -68,8 +67,8 @@ def test_training_is_measured(corpus: Path) -> None:
     assert re.search(r"products of at best [\d,]+ GFLOP/s in torch.float32", done.stdout)
 
 
-def test_translating_is_measured(corpus: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.decode", "--shapes", "tiny", "luong", "--file", corpus / "train.en"]
+def test_translating_is_measured(warm_python: str, corpus: Path) -> None:
+    command = [warm_python, "-m", "benchmarks.decode", "--shapes", "tiny", "luong", "--file", corpus / "train.en"]
     small = {"--train-steps": 2, "--pairs": 200, "--pieces": 330, "--batch-sizes": 3}
     short = {"--sentences": 6, "--turns": 2, "--singles": 1, "--start": 1}
     options = [str(part) for option in {**small, **short}.items() for part in option]

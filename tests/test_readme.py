@@ -2,7 +2,7 @@
 
 Every command of the README's ``sh`` blocks runs as it is written, in order, in one folder. The ``nmt`` and the
 ``torchrun`` it finds are the real ones behind a few lines of shell that make the corpus and the training small, and
-``nmt`` is a fork of a process that has torch loaded, so that it takes seconds.
+their ``python`` is one that has torch loaded, so that it takes seconds.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-
-from tests.forking import commands as commands_of_nmt
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +29,7 @@ case $1 in
     race) set -- "$@" --budget 1s --seeds 1 --set tokenizer.vocabulary=500 --set decoding.max_ratio=1 \\
         --set decoding.max_extra=2 ;;
 esac
-exec {nmt} "$@"
+exec {python} -m nmt "$@"
 """
 
 
@@ -53,16 +49,15 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader would be: a checkout's recipes, and ``nmt`` on the path."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / "bin").mkdir()
-    with commands_of_nmt() as nmt:
-        for name, script in (("nmt", SMALLER), ("torchrun", SMALLER_TORCHRUN)):
-            (folder / "bin" / name).write_text(script.format(nmt=nmt, python=sys.executable))
-            (folder / "bin" / name).chmod(0o755)
-        yield folder
+    for name, script in (("nmt", SMALLER), ("torchrun", SMALLER_TORCHRUN)):
+        (folder / "bin" / name).write_text(script.format(python=warm_python))
+        (folder / "bin" / name).chmod(0o755)
+    return folder
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -77,7 +72,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_command_runs(folder: Path) -> None:
+def test_every_command_runs(warm_python: str, folder: Path) -> None:
     assert len(commands()) > 8
     for command in commands():
         done = run(folder, "bash", "-c", command)
@@ -86,7 +81,7 @@ def test_every_command_runs(folder: Path) -> None:
     assert (folder / "test.fr").read_text().count("\n") == 6
     assert (folder / "attention.svg").stat().st_size > 1000
     for block in blocks("python"):
-        done = run(folder, sys.executable, "-c", block)
+        done = run(folder, warm_python, "-c", block)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
 

@@ -60,9 +60,9 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache"), "TERM": "dumb"}
 
 
-def nmt(folder: Path, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+def nmt(python: str, folder: Path, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "nmt", *arguments],
+        [python, "-m", "nmt", *arguments],
         cwd=folder, env=environment(folder), input=text, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -89,14 +89,14 @@ def here(folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     return run
 
 
-def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return nmt(folder, "train", "recipe.toml", "--data", "corpus", *arguments)
+def train(python: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return nmt(python, folder, "train", "recipe.toml", "--data", "corpus", *arguments)
 
 
 @pytest.mark.slow
-def test_from_a_folder_of_text_to_a_pipe(folder: Path) -> None:
+def test_from_a_folder_of_text_to_a_pipe(warm_python: str, folder: Path) -> None:
     """The run lies where it is said to, is quiet on stdout, and translates a line for a line."""
-    done = train(folder)
+    done = train(sys.executable, folder)
     assert (done.returncode, done.stdout) == (0, "")
     assert "training pairs: 120 of 120 kept" in done.stderr
     assert "step 3: loss" in done.stderr and "step 6: loss" in done.stderr
@@ -104,35 +104,48 @@ def test_from_a_folder_of_text_to_a_pipe(folder: Path) -> None:
     assert "\r" not in done.stderr
     shutil.rmtree(folder / "corpus")
     shutil.rmtree(folder / "cache")
-    piped = nmt(folder, "translate", "runs/recipe", text="the cat sleeps .\n\nthe dog eats .\n")
+    piped = nmt(warm_python, folder, "translate", "runs/recipe", text="the cat sleeps .\n\nthe dog eats .\n")
     assert piped.returncode == 0, piped.stderr
     lines = piped.stdout.split("\n")
     assert len(lines) == 4 and lines[1] == "" and lines[3] == ""
 
-    again = nmt(folder, "train", "recipe.toml", "--data", "corpus")
+    again = nmt(warm_python, folder, "train", "recipe.toml", "--data", "corpus")
     assert again.returncode == 2  # the corpus is gone
     assert again.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_a_recipe_is_chosen_for_a_corpus_and_a_time(folder: Path) -> None:
+def test_a_recipe_is_chosen_for_a_corpus_and_a_time(warm_python: str, folder: Path) -> None:
     settings = [f"--set={one}" for one in ("data.source=en", "data.target=fr", "training.precision=float32")]
-    done = nmt(folder, "train", "--preset", "auto", "--data", "corpus", "--budget", "5s", "--out", "run", *settings)
+    done = nmt(
+        warm_python,
+        folder,
+        "train",
+        "--preset",
+        "auto",
+        "--data",
+        "corpus",
+        "--budget",
+        "5s",
+        "--out",
+        "run",
+        *settings,
+    )
     assert done.returncode == 0, done.stderr
     assert "run/auto.toml: the recipe that was chosen, with reasons" in done.stderr
     chosen = (folder / "run" / "auto.toml").read_text(encoding="utf-8")
     assert "# Chosen by nmt train --preset auto for 120 sentence pairs, on cpu" in chosen
-    shown = nmt(folder, "config", "run/auto.toml")
+    shown = nmt(warm_python, folder, "config", "run/auto.toml")
     assert shown.returncode == 0, shown.stderr
     assert "5.0" in shown.stdout
-    again = nmt(folder, "train", "--preset", "auto", "--out", "run", "--resume")
+    again = nmt(warm_python, folder, "train", "--preset", "auto", "--out", "run", "--resume")
     assert (again.returncode, again.stdout) == (2, "")
     assert "leave --preset out" in again.stderr
 
 
 @pytest.mark.slow
-def test_a_budget_of_seconds_is_trained_for_to_the_end_of_the_schedule(folder: Path) -> None:
-    done = train(folder, "--out", "run", "--budget", "15s")
+def test_a_budget_of_seconds_is_trained_for_to_the_end_of_the_schedule(warm_python: str, folder: Path) -> None:
+    done = train(warm_python, folder, "--out", "run", "--budget", "15s")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     rates = [record["learning_rate"] for record in records if record["type"] == "train"]
@@ -141,15 +154,15 @@ def test_a_budget_of_seconds_is_trained_for_to_the_end_of_the_schedule(folder: P
     assert records[-1]["type"] == "valid"
     assert "best: run/models/step-" in done.stderr
 
-    again = train(folder, "--out", "run", "--resume", "--budget", "15s")
+    again = train(warm_python, folder, "--out", "run", "--resume", "--budget", "15s")
     assert again.returncode == 0, again.stderr
     assert "this run is finished" in again.stderr
 
 
 @pytest.mark.slow
-def test_a_signal_saves_and_resume_goes_on(folder: Path) -> None:
+def test_a_signal_saves_and_resume_goes_on(warm_python: str, folder: Path) -> None:
     long = ("--set", "training.max_steps=100000", "--set", "training.validate_every=100000")
-    command = [sys.executable, "-m", "nmt", "train", "recipe.toml", "--data", "corpus", "--out", "run", *long]
+    command = [warm_python, "-m", "nmt", "train", "recipe.toml", "--data", "corpus", "--out", "run", *long]
     with subprocess.Popen(command, cwd=folder, env=environment(folder), stderr=subprocess.PIPE, text=True) as process:
         log = folder / "run" / "log.jsonl"
         patience = time.monotonic() + 100
@@ -164,10 +177,12 @@ def test_a_signal_saves_and_resume_goes_on(folder: Path) -> None:
     newest = max((folder / "run" / "resume").iterdir(), key=lambda path: int(path.name.removeprefix("step-")))
     assert newest.name == f"step-{steps}"
 
-    changed = train(folder, "--out", "run", "--resume", "--set", f"training.max_steps={steps + 2}")
+    changed = train(warm_python, folder, "--out", "run", "--resume", "--set", f"training.max_steps={steps + 2}")
     assert changed.returncode == 2
     assert f"training.max_steps: 100000 -> {steps + 2}" in changed.stderr
-    finished = nmt(folder, "train", "--out", "run", "--resume", "--force", "--set", f"training.max_steps={steps + 2}")
+    finished = nmt(
+        warm_python, folder, "train", "--out", "run", "--resume", "--force", "--set", f"training.max_steps={steps + 2}"
+    )
     assert finished.returncode == 0, finished.stderr
     assert log.read_bytes().count(b'"train"') == steps + 2
 
@@ -219,13 +234,13 @@ def test_bytes_that_are_not_utf8_are_named_by_file_line_and_byte(here: Here, fol
     assert "train.fr:7" in done.stderr
 
 
-def test_on_a_terminal_a_live_line_has_step_loss_rate_and_time_left(folder: Path) -> None:
+def test_on_a_terminal_a_live_line_has_step_loss_rate_and_time_left(warm_python: str, folder: Path) -> None:
     """Through a pseudo-terminal, as a person sees it."""
     import pty
 
     parent, child = pty.openpty()
     command = [
-        sys.executable,
+        warm_python,
         "-m",
         "nmt",
         "train",

@@ -7,10 +7,8 @@ One process does the killing for all tests (crashes.py); as a script it does mor
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,12 @@ KILLS = 3
 
 
 @pytest.fixture(scope="module")
-def found(corpus: Path) -> dict[str, Any]:
+def found(warm_python: str, corpus: Path) -> dict[str, Any]:
     """What the script found."""
     options = ("--kills", str(KILLS), "--steps", "18", "--calls-of-a-save", "--corpus", str(corpus))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.crashes", *options],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        [warm_python, "-m", "tests.training.crashes", *options],
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)

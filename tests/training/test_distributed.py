@@ -154,9 +154,9 @@ if __name__ == "__main__":
 # ----------------------------------------------------------------------------------------------------------- the tests
 
 
-def torchrun(*command: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def torchrun(python: str, *command: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Two processes of ``command``, which find the tests' own modules."""
-    prefix = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    prefix = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     own = {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONFAULTHANDLER": "1"}
     environment = {**os.environ, **own, **(environment or {})}
     return subprocess.Popen(
@@ -165,10 +165,10 @@ def torchrun(*command: object, environment: dict[str, str] | None = None) -> sub
 
 
 @pytest.fixture(scope="module")
-def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(warm_python: str, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs that two processes made."""
     folder = tmp_path_factory.mktemp("two")
-    process = torchrun(__file__, corpus, folder)
+    process = torchrun(warm_python, __file__, corpus, folder)
     _, told = process.communicate(timeout=300)
     assert process.returncode == 0, told
     return folder
@@ -286,16 +286,16 @@ def test_lines_are_shared_out_and_come_back_in_order(runs: Path) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--nbest", "2", "--align", "hard")])
 def test_two_processes_translate_what_one_does(
-    options: tuple[str, ...], runs: Path, corpus: Path, tmp_path: Path
+    options: tuple[str, ...], warm_python: str, runs: Path, corpus: Path, tmp_path: Path
 ) -> None:
     lines = [*(corpus / "test.en").read_text().splitlines(), "", "the cat " * 600, "x"] * 3
     (tmp_path / "in").write_text("".join(f"{line}\n" for line in lines))
     model = runs / "gru-transformer"
     verb = ("-m", "nmt", "translate", model, "-i", tmp_path / "in", "--batch-size", "2", *options)
-    process = torchrun(*verb, "-o", tmp_path / "two")
+    process = torchrun(warm_python, *verb, "-o", tmp_path / "two")
     _, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
-    one = subprocess.run([sys.executable, *map(str, verb)], capture_output=True, text=True, check=True)
+    one = subprocess.run([warm_python, *map(str, verb)], capture_output=True, text=True, check=True)
     pairs = zip((tmp_path / "two").read_text().split("\n"), one.stdout.split("\n"), strict=True)
     for ours, theirs in pairs:
         for mine, other in zip(ours.split(" ||| "), theirs.split(" ||| "), strict=True):
@@ -319,13 +319,14 @@ def test_a_process_whose_memory_is_small_goes_on_with_halves_and_the_losses_are_
 
 
 def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_had_not(
-    corpus: Path, tmp_path: Path
+    warm_python: str, corpus: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "recipe.toml").write_text(recipe(corpus, "lstm", "lstm", *CHANCE[1:]).to_toml())
 
-    def start(name: str, *options: str) -> subprocess.Popen[str]:
+    def start(python: str, name: str, *options: str) -> subprocess.Popen[str]:
         verb = ("-m", "nmt", "train", tmp_path / "recipe.toml", "--out", tmp_path / name)
         return torchrun(
+            python,
             *verb,
             *("--set", "training.max_steps=60", "--set", "training.validate_every=30"),
             *options,
@@ -337,7 +338,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_ha
         assert process.returncode == 0, told
         return told
 
-    killed = start("killed")
+    killed = start(sys.executable, "killed")
     until(lambda: len(read_log(tmp_path / "killed")) > 10)
     workers = children_of(killed.pid)
     os.kill(workers[1], signal.SIGKILL)
@@ -346,9 +347,9 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_ha
     assert time.monotonic() - began < 60
     assert killed.returncode != 0
     assert "nmt: error: process 0 of 2: the others cannot be reached any more" in told
-    told = finish(start("killed", "--resume"))
+    told = finish(start(warm_python, "killed", "--resume"))
     assert told.count("best: ") == 1  # one of two speaks
-    finish(start("straight"))
+    finish(start(warm_python, "straight"))
     assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "straight")
     assert figures(tmp_path / "killed", "train", "loss") == figures(tmp_path / "straight", "train", "loss")
 
