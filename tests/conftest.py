@@ -39,6 +39,7 @@ import torch  # noqa: E402
 
 import nmt.models  # noqa: E402
 from nmt.layers import packing  # noqa: E402
+from nmt.training import loop  # noqa: E402
 from tests import forking  # noqa: E402
 
 # Where few need numpy, arrays and their shapes are known to type checkers alone, of which this is one.
@@ -87,6 +88,14 @@ def single_precision() -> Iterator[None]:
         patch.setattr(
             torch_engine, "resolve_precision", lambda wanted, on: resolve("float32" if wanted == "auto" else wanted, on)
         )
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def curves_are_drawn_elsewhere() -> Iterator[None]:
+    """A picture takes longer than the rest of a short training: commands draw it, and the tests that look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "draw_curves", lambda records, path: None)
         yield
 
 

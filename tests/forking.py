@@ -54,9 +54,10 @@ def warm_python() -> Iterator[str]:
         address, program = f"{folder}/socket", Path(folder) / "python"
         program.write_text(CALLER.format(python=sys.executable, address=address))
         program.chmod(0o755)
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.forking", address, program], stdout=subprocess.PIPE, cwd=ROOT
-        ) as server:
+        # Unbuffered, a standard output hides faults; what a call's own environment says of it comes too late.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        command = [sys.executable, "-m", "tests.forking", address, str(program)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment) as server:
             try:
                 assert server.stdout is not None
                 assert server.stdout.readline() == b"ready\n"
@@ -73,9 +74,6 @@ def serve(address: str, program: str) -> None:
     import torch.distributed.elastic.multiprocessing
     import torch.distributed.launcher.api  # noqa: F401
 
-    import nmt.export.export
-    import nmt.race
-    import nmt.training.session
     import nmt_cli.main  # noqa: F401
 
     sys.path.insert(1, str(ROOT))

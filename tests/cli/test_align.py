@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 
 from nmt_cli.main import main
 
-NMT = Path(sys.executable).with_name("nmt")
 SOURCE = ["the black cat sleeps .", "", "the lion runs .", "the wolf"]
 TARGET = ["le chat noir dort .", "", "le lion court .", ""]
 
@@ -64,9 +62,21 @@ def test_a_line_in_a_line_out(align: Nmt) -> None:
         assert [t for _, t in sorted(links, key=lambda link: link[1])] == list(range(len(target.split())))
 
 
-def test_the_models_own_translations_from_a_pipe(untrained_run: Path, tmp_path: Path) -> None:
+def test_the_models_own_translations_from_a_pipe(warm_python: str, untrained_run: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.fr"
-    command = [str(NMT), "align", str(untrained_run), "--format", "json", "--translations", str(own), "--beam", "1"]
+    command = [
+        warm_python,
+        "-m",
+        "nmt",
+        "align",
+        str(untrained_run),
+        "--format",
+        "json",
+        "--translations",
+        str(own),
+        "--beam",
+        "1",
+    ]
     text = "".join(f"{line}\n" for line in SOURCE)
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -230,9 +240,9 @@ def test_a_font_that_is_not_there(align: Nmt, tmp_path: Path) -> None:
 
 
 def test_a_copied_run_aligns_the_same(
-    align: Nmt, untrained_run: Path, texts: tuple[Path, Path], tmp_path: Path
+    warm_python: str, align: Nmt, untrained_run: Path, texts: tuple[Path, Path], tmp_path: Path
 ) -> None:
     moved = shutil.copytree(untrained_run, tmp_path / "moved")
-    command = [str(NMT), "align", str(moved), "--source", str(texts[0]), "--target", str(texts[1])]
+    command = [warm_python, "-m", "nmt", "align", str(moved), "--source", str(texts[0]), "--target", str(texts[1])]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == align()[1]

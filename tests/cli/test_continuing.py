@@ -206,7 +206,7 @@ FORMS = {
 
 @pytest.mark.parametrize(("form", "ending"), [("text", ""), ("moses", ""), ("tsv", ""), ("one", ""), ("moses", ".gz")])
 def test_wherever_it_stops_it_ends_with_the_same_bytes(
-    run: Path, source: str, tmp_path: Path, form: str, ending: str
+    warm_python: str, run: Path, source: str, tmp_path: Path, form: str, ending: str
 ) -> None:
     whole, out = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
     command = ["translate", str(run), "-i", source, *FORMS[form]]
@@ -215,7 +215,7 @@ def test_wherever_it_stops_it_ends_with_the_same_bytes(
     for share in (0.0, 0.47, 0.999):
         out.unlink(missing_ok=True)
         (tmp_path / f"out{ending}.part").write_bytes(expected[: int(share * len(expected))])
-        assert main([*command, "--continue-from", str(out)]) == 0, share
+        subprocess.run([warm_python, "-m", "nmt", *command, "--continue-from", out], check=True)
         assert sorted(os.listdir(tmp_path)) == sorted(["in", whole.name, out.name])
         assert list(read_lines(out)) == list(read_lines(whole))
         assert ending or out.read_bytes() == expected
@@ -266,11 +266,16 @@ def test_a_fault_in_the_input_leaves_what_is_done(run: Path, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_whole_lines_and_says_how_to_go_on(run: Path, source: str, tmp_path: Path, number: int) -> None:
+def test_a_signal_leaves_whole_lines_and_says_how_to_go_on(
+    warm_python: str, run: Path, source: str, tmp_path: Path, number: int
+) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     out, part = tmp_path / "out", tmp_path / "out.part"
     with subprocess.Popen(
-        [NMT, "translate", run, "-o", out], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        [warm_python, "-m", "nmt", "translate", run, "-o", out],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
     ) as process:
         assert process.stdin is not None and process.stderr is not None
         process.stdin.write(b"the cat\na dog\n")

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from nmt.decoding.scorer import PairScore, Scorer
 from nmt_cli.main import main
 
-NMT = Path(sys.executable).with_name("nmt")
 STORED = Path(__file__).parent.parent / "runs"
 SOURCE = ["the black cat sleeps .", "", "the lion runs .", "the wolf", "", "a\u2028b\x85 \x0c😀"]
 TARGET = ["le chat noir dort .", "", "le lion court .", " ", "le loup", "e\u0301 \x1c ||| =x"]
@@ -64,12 +63,18 @@ def stdin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
 
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    return {**kept, "OMP_NUM_THREADS": "1", "PATH": f"{NMT.parent}:{os.environ['PATH']}"}
+    return {**kept, "OMP_NUM_THREADS": "1"}
 
 
-def shell(command: str) -> subprocess.CompletedProcess[str]:
+def shell(python: str, command: str) -> subprocess.CompletedProcess[str]:
+    """A bash line in which ``nmt`` is ours."""
     return subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment(), check=False
+        ["bash", "-c", f'nmt() {{ {python} -m nmt "$@"; }}; {command}'],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        check=False,
     )
 
 
@@ -215,7 +220,7 @@ def test_unequal_files_are_told_before_anything_is_scored(
 def test_files_that_are_read_once_only(untrained_run: Path, texts: list[str], capfdbinary: Capture) -> None:
     assert main(["score", str(untrained_run), *texts]) == 0
     plain = capfdbinary.readouterr().out.decode()
-    done = shell(f"nmt score {untrained_run} --source <(cat {texts[1]}) --target - < {texts[3]}")
+    done = shell(sys.executable, f"nmt score {untrained_run} --source <(cat {texts[1]}) --target - < {texts[3]}")
     assert (done.returncode, done.stderr, done.stdout) == (0, "", plain)
 
 
@@ -399,9 +404,11 @@ def test_a_line_that_is_none_of_a_list(untrained_run: Path, tmp_path: Path, capf
 # ------------------------------------------------------------------------------------------------------------- the pipe
 
 
-def test_a_line_is_answered_before_the_next_is_written(untrained_run: Path, expected: list[PairScore]) -> None:
+def test_a_line_is_answered_before_the_next_is_written(
+    warm_python: str, untrained_run: Path, expected: list[PairScore]
+) -> None:
     with subprocess.Popen(
-        [str(NMT), "score", str(untrained_run)],
+        [warm_python, "-m", "nmt", "score", str(untrained_run)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -423,14 +430,17 @@ def test_a_line_is_answered_before_the_next_is_written(untrained_run: Path, expe
         assert process.stderr.read() == b"nmt: error: terminated: what was written ends with a whole line\n"
 
 
-def test_a_closed_pipe_ends_silently(untrained_run: Path) -> None:
-    done = shell(f"yes $'a dog\\tun chien' | head -3000 | nmt score {untrained_run} | head -2; echo ${{PIPESTATUS[2]}}")
+def test_a_closed_pipe_ends_silently(warm_python: str, untrained_run: Path) -> None:
+    done = shell(
+        warm_python,
+        f"yes $'a dog\\tun chien' | head -3000 | nmt score {untrained_run} | head -2; echo ${{PIPESTATUS[2]}}",
+    )
     first, second, code = done.stdout.splitlines()
     assert first == second
     assert (code, done.stderr) == ("141", "")
 
 
-def test_a_full_stdout_is_an_error(untrained_run: Path) -> None:
-    done = shell(f"printf 'a dog\\tun chien\\n' | nmt score {untrained_run} > /dev/full")
+def test_a_full_stdout_is_an_error(warm_python: str, untrained_run: Path) -> None:
+    done = shell(warm_python, f"printf 'a dog\\tun chien\\n' | nmt score {untrained_run} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == "nmt: error: standard output: No space left on device\n"

@@ -145,7 +145,7 @@ def test_a_recipe_is_chosen_for_a_corpus_and_a_time(warm_python: str, folder: Pa
 
 @pytest.mark.slow
 def test_a_budget_of_seconds_is_trained_for_to_the_end_of_the_schedule(warm_python: str, folder: Path) -> None:
-    done = train(warm_python, folder, "--out", "run", "--budget", "15s")
+    done = train(warm_python, folder, "--out", "run", "--budget", "10s")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     rates = [record["learning_rate"] for record in records if record["type"] == "train"]
@@ -154,7 +154,7 @@ def test_a_budget_of_seconds_is_trained_for_to_the_end_of_the_schedule(warm_pyth
     assert records[-1]["type"] == "valid"
     assert "best: run/models/step-" in done.stderr
 
-    again = train(warm_python, folder, "--out", "run", "--resume", "--budget", "15s")
+    again = train(warm_python, folder, "--out", "run", "--resume", "--budget", "10s")
     assert again.returncode == 0, again.stderr
     assert "this run is finished" in again.stderr
 
@@ -249,6 +249,8 @@ def test_on_a_terminal_a_live_line_has_step_loss_rate_and_time_left(warm_python:
         "corpus",
         "--set",
         "training.max_steps=40",
+        "--set",
+        "training.validate_every=20",
     ]
     with subprocess.Popen(
         command, cwd=folder, env={**environment(folder), "TERM": "xterm", "COLUMNS": "120"}, stderr=child

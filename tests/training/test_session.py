@@ -45,12 +45,6 @@ def shapes_are_checked_elsewhere() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.fixture(autouse=True)
-def curves_are_drawn_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine tenths of the time of a short run: one test here has them drawn, others look at the picture."""
-    monkeypatch.setattr(loop, "draw_curves", lambda records, path: None)
-
-
 class Recorder(SilentReporter):
     """Keeps what it is told; runs ``at`` when a given step is done."""
 
@@ -105,9 +99,9 @@ def test_every_pairing_learns_a_handful_of_sentences_by_heart(
         for split in ("train", "valid"):
             (handful / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = (
-        "training.max_steps=200", "training.validate_every=200", "training.save_every=200",
+        "training.max_steps=120", "training.validate_every=120", "training.save_every=120",
         "tokenizer.vocabulary=70", "tokenizer.byte_fallback=false",
-        "training.label_smoothing=0.0", "training.learning_rate=0.01", "training.schedule={type='cosine'}",
+        "training.label_smoothing=0.0", "training.learning_rate=0.02", "training.schedule={type='cosine'}",
         "training.schedule.warmup_steps=10",
     )  # fmt: skip
     out = tmp_path / "run"
