@@ -109,7 +109,7 @@ def answer(caller: socket.socket, program: str) -> None:
     for descriptor in (held, *streams):
         os.close(descriptor)
     caller.sendall(b"%d\n" % process)
-    ready, _, _ = select.select([alive, caller], [], [])
+    ready, _, _ = select.select([alive, caller.fileno()], [], [])
     if alive not in ready:
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,23 @@ TINY = (
     "training.save_every=2",
     "decoding.beam=1",
     "decoding.max_ratio=1",
+    "decoding.max_extra=2",
 )
 
 
-@pytest.fixture(autouse=True)
-def small_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    write_corpus(folder, pairs=80, seed=1, valid=4, test=12)
+    return folder
+
+
+@pytest.fixture
+def small_demo(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus where the demo's would be, which it then leaves alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    write_corpus(tmp_path / "runs/demo/corpus", pairs=80, seed=1, valid=4, test=12)
+    shutil.copytree(small_corpus, "runs/demo/corpus")
 
 
 def demo(*arguments: str) -> int:
@@ -36,6 +45,7 @@ def demo(*arguments: str) -> int:
     return main(["demo", *sets, *arguments])
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_one_family_from_corpus_to_picture(capsys: pytest.CaptureFixture[str]) -> None:
     assert demo("--family", "bahdanau") == 0
     out = capsys.readouterr().out
@@ -66,6 +76,7 @@ def test_crossings_are_counted() -> None:
     assert crossings(parse_gold("0-0 0-1 1-0", "here")) == 1
 
 
+@pytest.mark.usefixtures("small_demo")
 def test_all_families_in_one_table_and_the_next_commands_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert demo("--family", "all") == 0
     out = capsys.readouterr().out
