@@ -181,7 +181,7 @@ class Aligner:
         from nmt.decoding.scoring import evaluating
 
         real.sort(key=lambda row: (len(sides[row][0].ids), len(sides[row][1].ids)), reverse=True)
-        with evaluating(self.translator.model):
+        with evaluating(self.translator.model.modules()):
             while real:
                 source, target = sides[real[0]]
                 count = max(1, BATCH_TOKENS // (len(source.ids) + len(target.ids) + 2))

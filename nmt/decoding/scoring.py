@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -20,9 +20,9 @@ CHUNK = 1024
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode (no dropout) and, at the end, every part of it back in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """All modules of a model in evaluation mode (no dropout) and, at the end, each of them in the mode it was in."""
+    training = [module for module in modules if module.training]
     for module in training:
         module.training = False
     try:
@@ -44,7 +44,7 @@ def token_log_probabilities(model: Seq2Seq, batch: Batch) -> Float[Tensor, "B T"
     Logits are made of real positions only and a chunk at a time: a (B, T, V) tensor never exists. The model's mode is
     changed for the time of the call only.
     """
-    with evaluating(model):
+    with evaluating(model.modules()):
         features = model(batch).features[batch.target_mask]
         targets = batch.target_out[batch.target_mask]
         losses = [

@@ -38,32 +38,33 @@ def top_k(values: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R K"], I
 def top_k_on_host(values: Float[Tensor, "R V"], k: int) -> tuple[Float[np.ndarray, "R K"], Int[np.ndarray, "R K"]]:
     """The same, off the device as soon as there are few numbers left: the rest is done sooner there."""
     largest, where, looked_into = _largest(values, k)
-    best, at = on_host(largest), on_host(where)
-    positions = at
+    best, positions = on_host(largest), on_host(where)
     if looked_into is not None:
         chunks = on_host(looked_into)
-        positions = chunks.take(at // CHUNK + first_of_rows(chunks)) * CHUNK + at % CHUNK
-    order = np.lexsort((positions, -best)) + first_of_rows(best)
-    return best.take(order), positions.take(order)
+        positions = chunks.take(positions // CHUNK + first_of_rows(chunks)) * CHUNK + positions % CHUNK
+    if (best[:, 1:] == best[:, :-1]).any():
+        order = np.lexsort((positions, -best)) + first_of_rows(best)
+        best, positions = best.take(order), positions.take(order)
+    return best, positions
 
 
 def _largest(
     values: Float[Tensor, "R V"], k: int
 ) -> tuple[Float[Tensor, "R K"], Int[Tensor, "R K"], Int[Tensor, "R C"] | None]:
-    """The largest values in any order, and where they stand in the chunks of these numbers, or else in the row."""
+    """The largest values, largest first, and where they stand in the chunks of these numbers, or else in the row."""
     rows, width = values.shape
     count = width // CHUNK
     if count < 4 * k or values.numel() < FEW:
-        best, at = values.topk(min(k, width), sorted=False)
+        best, at = values.topk(min(k, width))
         return best, at, None
     body = count * CHUNK
     table = values[:, :body].view(rows, count, CHUNK)
     chunks = table.amax(dim=2).topk(k, sorted=False).indices
-    candidates = table[torch.arange(rows, device=values.device).unsqueeze(1), chunks].flatten(1)
+    candidates = table.gather(1, chunks.unsqueeze(2).expand(-1, -1, CHUNK)).flatten(1)
     if body < width:  # the last one is shorter
         candidates = torch.cat([candidates, values[:, body:]], dim=1)
         chunks = torch.nn.functional.pad(chunks, (0, 1), value=count)
-    best, at = candidates.topk(k, sorted=False)
+    best, at = candidates.topk(k)
     return best, at, chunks
 
 

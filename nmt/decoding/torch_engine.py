@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,11 +49,14 @@ class TorchEngine:
         self.tokenizers = tokenizers
         self.device = torch.device(device)
         self._models: tuple[Seq2Seq, ...] = ()
+        self._modules = list(model.modules()) if isinstance(model, nn.Module) else []
         self._weights: list[nn.Parameter] = []
+        self._counted: list[nn.Parameter] = []
         self._packed: dict[Precision, tuple[object, Packed | Ensemble]] = {}
         if isinstance(model, Seq2Seq | Ensemble):
             self._models = (model,) if isinstance(model, Seq2Seq) else model.models
             self._weights = list(model.parameters())
+            self._counted = [weight for weight in self._weights if not weight.is_inference()]
             limits = (longest(model.encoder), longest(model.decoder))
         self.longest_source, self.longest_target = limits
 
@@ -86,8 +88,9 @@ class TorchEngine:
         if not isinstance(self.model, Seq2Seq | Ensemble):
             return self.model
         precision = resolve_precision(config.precision, self.device)
-        version: list[object] = [one.passes for one in self._models]
-        version += ((one.data_ptr(), 0 if one.is_inference() else one._version) for one in self._weights)
+        version: list[int] = [one.passes for one in self._models]
+        version += [weight.data_ptr() for weight in self._weights]
+        version += [weight._version for weight in self._counted]
         known = self._packed.get(precision)
         if known is None or known[0] != version:
             known = self._packed[precision] = version, _packed(self.model, precision)
@@ -111,7 +114,7 @@ class TorchEngine:
             "max_length": self.longest_target,
         }
         try:
-            with evaluating(self.model) if isinstance(self.model, nn.Module) else contextlib.nullcontext():
+            with evaluating(self._modules):
                 model = self.packed(config)
                 if config.mbr != "none":
                     return minimum_bayes_risk(model, tokens, mask, decode=tokenizer.decode, **how)

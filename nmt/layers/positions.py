@@ -38,8 +38,9 @@ class SinusoidalPositions(nn.Module):
     def forward(self, start: int, length: int) -> Float[Tensor, "L E"]:
         """The vectors of positions ``start`` .. ``start + length - 1``, counted from 0."""
         table = self.table  # another thread may put a shorter one here between two looks at it
-        if start + length > len(table):
-            self.table = table = self._rows(max(start + length, 2 * len(table))).to(table)
+        longest = table.shape[0]  # len() of a tensor takes longer than all else here
+        if start + length > longest:
+            self.table = table = self._rows(max(start + length, 2 * longest)).to(table)
         return table[start : start + length]
 
 

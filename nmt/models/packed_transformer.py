@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -59,7 +60,11 @@ class _Norm:
 
     def __init__(self, norm: nn.LayerNorm | nn.Identity) -> None:
         # Looked up once: a module takes longer to find its weights than to use them on a few rows.
-        self.how = (norm.normalized_shape, norm.weight, norm.bias, norm.eps) if isinstance(norm, nn.LayerNorm) else None
+        self.how = (
+            (norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
+            if isinstance(norm, nn.LayerNorm)
+            else None
+        )
 
     def __call__(self, x: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
         return x if self.how is None else torch.layer_norm(x, *self.how)
@@ -264,47 +269,61 @@ class _DecoderLayer:
         return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x))), weights
 
 
+class _Looked(Step):
+    """A step whose ``attention``, the mean of where its heads looked, is worked out when it is asked for."""
+
+    def __init__(
+        self, features: Float[Tensor, "R H"], state: Written, weights: Float[Tensor, "BA n S"], heads: int
+    ) -> None:
+        vars(self).update(features=features, state=state, _weights=weights, _heads=heads)
+
+    @cached_property
+    def attention(self) -> Float[Tensor, "R S"]:
+        """A distribution over the source a row."""
+        weights: Tensor = vars(self)["_weights"]
+        heads: int = vars(self)["_heads"]
+        return weights.view(-1, heads, *weights.shape[1:]).mean(dim=1).flatten(0, 1)
+
+
 class PackedTransformerDecoder:
     """:class:`~nmt.models.transformer.TransformerDecoder`, for writing only."""
 
     def __init__(self, decoder: TransformerDecoder, precision: Precision) -> None:
-        self.decoder = decoder
+        self.width, self.heads, self.alignment_layer = decoder.width, decoder.heads, decoder.alignment_layer
+        self.table, self.scale = decoder.embedding.table.weight.detach(), decoder.embedding.scale
+        self.positions = decoder.positions
         self.layers = [_DecoderLayer(layer, precision) for layer in decoder.layers]
         self.norm = _Norm(decoder.norm)
 
     def embed(self, tokens: Int[Tensor, " R"], position: int) -> Float[Tensor, "R H"]:
         """The vectors of tokens that all stand at ``position``."""
-        embedding = self.decoder.embedding
-        vectors = embedding.table.weight.index_select(0, tokens)
-        if embedding.scale != 1.0:
-            vectors.mul_(embedding.scale)
-        return vectors.add_(self.decoder.positions(position, 1))
+        return torch.add(self.positions(position, 1), self.table.index_select(0, tokens), alpha=self.scale)
 
     def remember(self, encoding: Encoding) -> PackedTransformerMemory:
         states, real = encoding.states, encoding.mask
         mask = None
         if not real.all():
             mask = states.new_zeros(real.shape).masked_fill_(~real, -math.inf)
-            mask = mask.repeat_interleave(self.decoder.heads, dim=0).unsqueeze(1)
+            mask = mask.repeat_interleave(self.heads, dim=0).unsqueeze(1)
         keys, values = zip(*(layer.remember(states) for layer in self.layers), strict=True)
         return PackedTransformerMemory(Sharing(len(states)), keys, values, mask)
 
     def start(self, memory: PackedTransformerMemory) -> Written:
         count = memory.sharing.count * memory.sharing.places
-        return Written(memory.keys[0].new_empty(2 * len(self.layers), BLOCK, count, self.decoder.width), 0)
+        return Written(memory.keys[0].new_empty(2 * len(self.layers), BLOCK, count, self.width), 0)
 
     def step(self, tokens: Int[Tensor, " R"], state: Written, memory: PackedTransformerMemory) -> Step:
         written = state.longer()
-        position, heads, places = written.length - 1, self.decoder.heads, memory.sharing.places
+        position, heads, places = written.length - 1, self.heads, memory.sharing.places
         room = written.room.view(*written.room.shape[:3], heads, -1)
         past, last = room[:, : written.length].unbind(0), room[:, position].unbind(0)
         x = self.embed(tokens, position)
-        attention = None
+        looked: Tensor | None = None
         for number, layer in enumerate(self.layers):
             keys, values = 2 * number, 2 * number + 1
             source = memory.keys[number], memory.values[number], memory.mask
             x, weights = layer(x, (past[keys], past[values]), (last[keys], last[values]), source, places)
-            if number == self.decoder.alignment_layer:
-                attention = weights.view(-1, heads, *weights.shape[1:]).mean(dim=1).flatten(0, 1)
-        assert attention is not None  # alignment_layer is one of the layers: the recipe is checked
-        return Step(self.norm(x), written, attention)
+            if number == self.alignment_layer:
+                looked = weights
+        assert looked is not None  # alignment_layer is one of the layers: the recipe is checked
+        return _Looked(self.norm(x), written, looked, heads)

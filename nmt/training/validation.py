@@ -73,7 +73,7 @@ class Validator:
         batch where ``stop`` was requested.
         """
         start = time.monotonic()
-        with evaluating(model), torch.inference_mode(), autocast(dtype, device):
+        with evaluating(model.modules()), torch.inference_mode(), autocast(dtype, device):
             nll, tokens = 0.0, 0
             for batch in self.batches:
                 if stop:

@@ -249,7 +249,7 @@ def test_scoring_leaves_modes_and_gradients_as_they_were() -> None:
     batch = collate([([5, 6, 7], [8, 9])], [0], pad_id=PAD, bos_id=BOS, eos_id=EOS)
     assert torch.equal(score(model, batch), score(model, batch))  # no dropout
     assert [module.training for module in model.modules()] == modes
-    with pytest.raises(ZeroDivisionError), evaluating(model):
+    with pytest.raises(ZeroDivisionError), evaluating(model.modules()):
         assert not any(module.training for module in model.modules())
         raise ZeroDivisionError
     assert [module.training for module in model.modules()] == modes

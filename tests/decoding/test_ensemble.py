@@ -176,7 +176,7 @@ def test_its_members_are_evaluated_and_measured_with_it() -> None:
     short = build(ModelConfig.model_validate({**parts, "tied_embeddings": 0}), VOCABULARY, VOCABULARY)
     ensemble = Ensemble([model_of("gru", "gru").train(), short.train()])
     assert (longest(ensemble.encoder), longest(ensemble.decoder)) == (12, None)
-    with evaluating(ensemble):
+    with evaluating(ensemble.modules()):
         assert not any(module.training for module in short.modules())
     assert all(module.training for module in short.modules())
 
