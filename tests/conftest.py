@@ -39,8 +39,6 @@ import torch  # noqa: E402
 
 import nmt.models  # noqa: E402
 from nmt.layers import packing  # noqa: E402
-from nmt.training import loop  # noqa: E402
-from tests import forking  # noqa: E402
 
 # Where few need numpy, arrays and their shapes are known to type checkers alone, of which this is one.
 with pytest.MonkeyPatch.context() as patch:
@@ -49,6 +47,8 @@ with pytest.MonkeyPatch.context() as patch:
     import nmt.decoding.lines  # noqa: F401
 
 from nmt.decoding import torch_engine  # noqa: E402
+from nmt.training import loop  # noqa: E402
+from tests import forking  # noqa: E402
 
 torch.set_num_threads(1)
 
