@@ -16,9 +16,13 @@ __all__ = ["Process", "loading", "process"]
 
 @dataclass
 class Process:
-    """``is_ours``: whether the process was started for one command and ends with it."""
+    """``is_ours``: whether the process was started for one command and ends with it.
+
+    ``has_loaded``: whether :func:`loading` was there.
+    """
 
     is_ours: bool = False
+    has_loaded: bool = False
 
     def keep(self) -> None:
         """Have the collector never look at what there is by now."""
@@ -39,5 +43,6 @@ def loading() -> Iterator[None]:
     try:
         yield
     finally:
+        process.has_loaded = True
         process.keep()
         gc.enable()

@@ -176,8 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before torch is loaded: its threads are to sleep while they wait for each other. Spinning, the default, makes two
     # threads many times slower than one as soon as anything else wants the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Before pydantic is: it would look for plugins of it in what every installed package says of itself.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if process.is_ours:
+        # Before pydantic is: it would look for plugins of it in what every installed package says of itself.
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     ending = _run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()
@@ -191,7 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.trace(ending.error)
     if ending.message:
         console.error(ending.message)
-    process.keep()
+    if process.has_loaded:
+        process.keep()
     return ending.code
 
 

@@ -37,6 +37,7 @@ install_import_hook(
 
 import torch  # noqa: E402
 
+import nmt.data.tokenizer  # noqa: E402
 import nmt.models  # noqa: E402
 from nmt.layers import packing  # noqa: E402
 
@@ -86,7 +87,9 @@ def single_precision() -> Iterator[None]:
     resolve = packing.resolve_precision
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            torch_engine, "resolve_precision", lambda wanted, on: resolve("float32" if wanted == "auto" else wanted, on)
+            torch_engine,
+            "resolve_precision",
+            lambda wanted, on, weights: resolve("float32" if wanted == "auto" else wanted, on, weights),
         )
         yield
 

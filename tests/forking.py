@@ -9,6 +9,7 @@ A test that is about how a process starts, or about what it finds when it does, 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import runpy
@@ -120,10 +121,19 @@ def answer(caller: socket.socket, program: str) -> None:
 
 
 def become(program: str, arguments: Sequence[str], folder: str, environment: dict[str, str]) -> None:
-    """Be the process that ``python`` with these arguments starts, and end as it does; what it starts is warm too."""
+    """Be the process that ``python`` with these arguments starts, and end as it does; what it starts is warm too.
+
+    What modules have registered to be done at the end is not done.
+    """
+    import torch
+
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # These are read when torch and Python start, which is over.
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    if environment.get("PYTHONFAULTHANDLER"):
+        faulthandler.enable()
     sys.executable = program
     code: object = 0
     try:

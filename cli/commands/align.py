@@ -14,6 +14,7 @@ import typer
 from nmt.alignment.links import Gold, Method, Symmetrization, parse_gold
 from nmt.errors import ConfigError, DataError
 from nmt_cli import console
+from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.searching import with_search_flags
 from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines, output_lines
@@ -101,10 +102,11 @@ def align(
     _check(source, target, gold, units, reverse, translations)
     texts = _read(source, target, gold, line or [], on_bad_bytes, whole=plot is not None)
 
-    from nmt.alignment.aligner import Aligner, LinkRule
-    from nmt.alignment.report import Pictures, Report
-    from nmt.checkpoint import Run
-    from nmt.evaluation.signature import sign_model
+    with loading():
+        from nmt.alignment.aligner import Aligner, LinkRule
+        from nmt.alignment.report import Pictures, Report
+        from nmt.checkpoint import Run
+        from nmt.evaluation.signature import sign_model
 
     pictures = None if plot is None else Pictures(plot, plot_format, font=font)
     if pictures is not None and not pictures.is_folder and len(texts.numbers) != 1:
@@ -113,8 +115,9 @@ def align(
     use_threads(threads)
     opened = Run.open(run)
     chosen = opened.checkpoint(checkpoint)
-    aligner = Aligner.load(run, units=units, which=chosen.name, device=device, **search)
-    backward = None if reverse is None else Aligner.load(reverse, device=device)
+    with loading():
+        aligner = Aligner.load(run, units=units, which=chosen.name, device=device, **search)
+        backward = None if reverse is None else Aligner.load(reverse, device=device)
     rule = LinkRule(method, threshold, symmetrize)
     report = Report(
         links=rule.sign(both=reverse is not None),

@@ -32,6 +32,8 @@ __all__ = ["TorchEngine", "pick_device"]
 class TorchEngine:
     """A model in memory, or an ensemble of them, and the ids that search needs to know.
 
+    Its modules and parameters are those that it has now: they may learn, none may be put in another's place.
+
     Parameters and buffers are only read: what is translated under training leaves the model, its mode and its gradients
     as they were.
     """
@@ -50,12 +52,14 @@ class TorchEngine:
         self.device = torch.device(device)
         self._models: tuple[Seq2Seq, ...] = ()
         self._modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        self._size = 0
         self._weights: list[nn.Parameter] = []
         self._counted: list[nn.Parameter] = []
         self._packed: dict[Precision, tuple[object, Packed | Ensemble]] = {}
         if isinstance(model, Seq2Seq | Ensemble):
             self._models = (model,) if isinstance(model, Seq2Seq) else model.models
             self._weights = list(model.parameters())
+            self._size = sum(weight.numel() for weight in self._weights)
             self._counted = [weight for weight in self._weights if not weight.is_inference()]
             limits = (longest(model.encoder), longest(model.decoder))
         self.longest_source, self.longest_target = limits
@@ -64,7 +68,7 @@ class TorchEngine:
         """Raise ConfigError where the beam cannot hold ``nbest``, or the device does not have the precision."""
         check_nbest(nbest, config)
         if self._models:
-            resolve_precision(config.precision, self.device)
+            self._precision(config)
         elif config.precision not in ("auto", "float32"):
             raise ConfigError(f"precision {config.precision}: an export is of the precision that it was written in")
 
@@ -75,7 +79,10 @@ class TorchEngine:
 
     def resolved(self, config: DecodingConfig) -> DecodingConfig:
         """``config`` with the precision that ``auto`` comes to here. Raises ConfigError as :meth:`check` does."""
-        return config.model_copy(update={"precision": resolve_precision(config.precision, self.device)})
+        return config.model_copy(update={"precision": self._precision(config)})
+
+    def _precision(self, config: DecodingConfig) -> Precision:
+        return resolve_precision(config.precision, self.device, self._size)
 
     def packed(self, config: DecodingConfig) -> Searchable:
         """The model as it is now, laid out for search; what was laid out before serves while the weights are the same.
@@ -87,7 +94,7 @@ class TorchEngine:
         """
         if not isinstance(self.model, Seq2Seq | Ensemble):
             return self.model
-        precision = resolve_precision(config.precision, self.device)
+        precision = self._precision(config)
         version: list[int] = [one.passes for one in self._models]
         version += [weight.data_ptr() for weight in self._weights]
         version += [weight._version for weight in self._counted]

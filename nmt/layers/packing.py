@@ -12,8 +12,10 @@ int8       large weights rounded to 8 bits, a scale a row of the weight; what co
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 import torch
@@ -33,8 +35,8 @@ Product: TypeAlias = Callable[[Tensor], Tensor]
 LARGE = 2**18
 """Elements of a weight from which oneDNN's layout pays for its dearer call."""
 
-CALLS = 64
-"""Products after which a weight in half precision is laid out for the next ones."""
+LIGHT = 2**23
+"""Weights that a model may have for ``auto`` to choose float16: laying out more would be felt as a command starts."""
 
 LARGEST_HALF = torch.finfo(torch.float16).max
 
@@ -43,18 +45,18 @@ SMALL = 2**17
 
 
 def resolve_precision(
-    wanted: Literal["auto", "float32", "float16", "bfloat16", "int8"], device: torch.device
+    wanted: Literal["auto", "float32", "float16", "bfloat16", "int8"], device: torch.device, weights: int = 0
 ) -> Precision:
-    """The precision that a name means on ``device``.
+    """The precision that a name means on ``device``, for a model of that many weights.
 
-    ``auto`` is bfloat16 where a CPU multiplies it, float16 on other processors for which there is FBGEMM (x86 with
-    AVX2), and float32 elsewhere, the GPU included: search waits there for kernels to start, not for products. Raises
-    ConfigError for float16 and int8 on a GPU, or where there is no FBGEMM.
+    ``auto`` is bfloat16 where a CPU multiplies it, float16 for small models on other processors for which there is
+    FBGEMM (x86 with AVX2), and float32 elsewhere, the GPU included: search waits there for kernels to start, not for
+    products. Raises ConfigError for float16 and int8 on a GPU, or where there is no FBGEMM.
     """
     if wanted == "auto":
         if device.type == "cpu" and multiplies_bfloat16(device):
             return "bfloat16"
-        return "float16" if has_fbgemm(device) else "float32"
+        return "float16" if has_fbgemm(device) and weights <= LIGHT else "float32"
     if wanted in ("float16", "int8") and not has_fbgemm(device):
         raise ConfigError(f"precision {wanted} cannot be had on {device.type} here: use float32 or bfloat16")
     return wanted
@@ -78,16 +80,21 @@ def _has(*features: str) -> bool:
     return any(capabilities.get(feature) for feature in features)
 
 
-def pack_layers(layers: Sequence[nn.Linear], precision: Precision) -> Product:
+def pack_layers(layers: Sequence[nn.Linear], precision: Precision, *, few: bool = True) -> Product:
     """The products of several layers with one input, side by side, as one; if several, each has a bias."""
     if len(layers) == 1:
-        return pack(layers[0].weight, layers[0].bias, precision)
+        return pack(layers[0].weight, layers[0].bias, precision, few=few)
     weight = torch.cat(tuple(layer.weight for layer in layers))
-    return pack(weight, torch.cat(tuple(layer.bias for layer in layers)), precision)
+    return pack(weight, torch.cat(tuple(layer.bias for layer in layers)), precision, few=few)
 
 
-def pack(weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precision: Precision) -> Product:
-    """x W^T + b with this weight as it is now. Where nothing is gained by another layout, it is the weight itself."""
+def pack(
+    weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precision: Precision, *, few: bool = True
+) -> Product:
+    """x W^T + b with this weight as it is now. Where nothing is gained by another layout, it is the weight itself.
+
+    ``few`` says that it is multiplied by a few rows at a time, and often.
+    """
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if precision == "bfloat16":
         return _rounded(weight.bfloat16(), bias)
@@ -95,7 +102,8 @@ def pack(weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precisi
         if precision == "int8" and weight.numel() >= SMALL:
             return _Int8(weight, bias)
         if precision == "float16" and max(map(abs, torch.stack(weight.aminmax()).tolist())) < LARGEST_HALF:
-            return _Half(weight, bias)
+            rounded = weight.half().float()
+            return _fbgemm(rounded, bias) if few else _plain(rounded, bias)
     is_large = weight.numel() >= LARGE and weight.dtype == torch.float32 and weight.device.type == "cpu"
     if is_large and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return _laid_out(weight, bias)
@@ -110,42 +118,39 @@ def _rounded(weight: Tensor, bias: Tensor | None) -> Product:
     return product
 
 
-class _Half:
-    """x W^T + b with W in half precision, by FBGEMM.
-
-    Its layout takes as long to make as some hundred products of a few rows, so it is made once there were that many.
-    Until then the rounded weight is multiplied as it stands: sums differ by what their order makes, weights do not.
-    """
-
-    def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None) -> None:
-        self.weight: Tensor | None = weight.half().float()
-        self.bias = bias
-        self.left = CALLS
-        self.product = _plain(self.weight, bias)
-
-    def __call__(self, x: Float[Tensor, "R I"]) -> Float[Tensor, "R O"]:
-        if self.left > 0:
-            self.left -= 1
-        elif self.weight is not None:
-            self.product, self.weight = _fbgemm(self.weight, self.bias), None
-        return self.product(x)
-
-
 def _fbgemm(weight: Tensor, bias: Tensor | None) -> Product:
-    """The product under the older of its two names, while torch has it: what the newer one spends on a call is more
-    than a small product takes.
+    """The product with a weight in half precision, under the older of its two names while torch has that: what the
+    newer one spends on a call is more than a small product takes.
     """
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    if hasattr(torch, "fbgemm_linear_fp16_weight_fp32_activation"):
-        with warnings.catch_warnings():  # said once, at the first call: torch means to part with it
-            warnings.simplefilter("ignore", UserWarning)
+    with _as_fbgemm():
+        if hasattr(torch, "fbgemm_linear_fp16_weight_fp32_activation"):
             laid_out = torch.fbgemm_pack_gemm_matrix_fp16(weight)
-            product = torch.fbgemm_linear_fp16_weight_fp32_activation
-            product(weight.new_zeros(1, weight.shape[1]), laid_out, bias)
-        return lambda x: product(x, laid_out, bias)
-    both = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+            older = torch.fbgemm_linear_fp16_weight_fp32_activation
+            older(weight.new_zeros(1, weight.shape[1]), laid_out, bias)  # what torch has to say of it is said now
+            return lambda x: older(x, laid_out, bias)
+        both = torch.ops.quantized.linear_prepack_fp16(weight, bias)
     newer = torch.ops.quantized.linear_dynamic_fp16.default
     return lambda x: newer(x, both)
+
+
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def _as_fbgemm() -> Iterator[None]:
+    """Weights are laid out by FBGEMM in its ``with`` block; that torch means to part with some of it is not said.
+
+    The engine and the filters of warnings are the whole process's: one thread at a time changes them.
+    """
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        engine = torch.backends.quantized.engine
+        torch.backends.quantized.engine = "fbgemm"
+        try:
+            yield
+        finally:
+            torch.backends.quantized.engine = engine
 
 
 def _plain(weight: Tensor, bias: Tensor | None) -> Product:
@@ -174,16 +179,10 @@ class _Int8:
         self.bias = bias
         self.levels = 127 if _has("avx512_vnni", "avx_vnni", "amx_int8") else 63
         scales = weight.abs().amax(dim=1).clamp_min(1e-30).double() / 127
-        engine = torch.backends.quantized.engine
-        torch.backends.quantized.engine = "fbgemm"
-        try:
-            with warnings.catch_warnings():  # torch means to part with tensors of integers; the product stays
-                warnings.simplefilter("ignore", UserWarning)
-                zeros = torch.zeros(len(scales), dtype=torch.long)
-                rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-                self.weight = torch.ops.quantized.linear_prepack(rounded, None)
-        finally:
-            torch.backends.quantized.engine = engine
+        zeros = torch.zeros(len(scales), dtype=torch.long)
+        with _as_fbgemm():
+            rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+            self.weight = torch.ops.quantized.linear_prepack(rounded, None)
 
     def __call__(self, x: Float[Tensor, "R I"]) -> Float[Tensor, "R O"]:
         scales = x.abs().amax(dim=1, keepdim=True).clamp_min_(1e-30)

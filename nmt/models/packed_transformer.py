@@ -73,9 +73,9 @@ class _Norm:
 class _FeedForward:
     """max(0, x W_1 + b_1) W_2 + b_2."""
 
-    def __init__(self, part: FeedForward, precision: Precision) -> None:
-        self.inner = pack_layers([part.inner], precision)
-        self.outer = pack_layers([part.outer], precision)
+    def __init__(self, part: FeedForward, precision: Precision, *, few: bool = True) -> None:
+        self.inner = pack_layers([part.inner], precision, few=few)
+        self.outer = pack_layers([part.outer], precision, few=few)
 
     def __call__(self, x: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
         return self.outer(self.inner(x).relu_())
@@ -87,9 +87,9 @@ class _EncoderLayer:
     def __init__(self, layer: EncoderLayer, precision: Precision) -> None:
         attention = layer.self_attention
         self.heads = attention.heads
-        self.all = pack_layers([attention.query, attention.key_value], precision)
-        self.output = pack_layers([attention.output], precision)
-        self.feed_forward = _FeedForward(layer.feed_forward, precision)
+        self.all = pack_layers([attention.query, attention.key_value], precision, few=False)
+        self.output = pack_layers([attention.output], precision, few=False)
+        self.feed_forward = _FeedForward(layer.feed_forward, precision, few=False)
         self.around_self = _Residual(layer.around_self)
         self.around_feed_forward = _Residual(layer.around_feed_forward)
 
@@ -220,7 +220,7 @@ class _DecoderLayer:
         self.all = pack(weights, torch.cat([query.bias * scale, key_value.bias]), precision)
         self.output = pack_layers([attention.output], precision)
         self.cross_query = pack_layers([cross.query], precision)
-        self.cross_key_value = pack_layers([cross.key_value], precision)
+        self.cross_key_value = pack_layers([cross.key_value], precision, few=False)
         self.cross_output = pack_layers([cross.output], precision)
         self.feed_forward = _FeedForward(layer.feed_forward, precision)
         self.around_self = _Residual(layer.around_self)

@@ -45,8 +45,9 @@ def test_elsewhere_nothing_is_done_to_it(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("arguments, ours", [("", True), ("['--version']", False)])
 def test_a_process_is_ours_where_the_shell_started_it(arguments: str, ours: bool) -> None:
     program = (
-        "import gc, sys; from nmt_cli.main import main; "
-        f"code = main({arguments}); print(gc.get_freeze_count() > 0, gc.isenabled(), code)"
+        "import gc, os; from nmt_cli.loading import process; from nmt_cli.main import main; "
+        f"code = main({arguments}); "
+        "print(process.is_ours, 'PYDANTIC_DISABLE_PLUGINS' in os.environ, gc.isenabled(), code)"
     )
     done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{ours} True 0"
+    assert done.stdout.splitlines()[-1] == f"{ours} {ours} True 0"

@@ -184,7 +184,7 @@ def test_translating_imports_little(tmp_path: Path) -> None:
     program = (
         "import sys, importlib.metadata; from nmt_cli.main import main; "
         "importlib.metadata.distributions = importlib.metadata.entry_points = None; "
-        f"code = main(sys.argv[1:]); print(sorted({heavy | ours} & set(sys.modules)), code)"
+        f"code = main(); print(sorted({heavy | ours} & set(sys.modules)), code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "translate", str(folder), "--threads", "1", "--scores", "--format", "tsv"],

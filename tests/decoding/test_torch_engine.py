@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
 from nmt.config import DecodingConfig, TokenizerConfig
 from nmt.data.batching import collate, pad
 from nmt.data.tokenizer import Tokenizers, train_tokenizer
+from nmt.decoding import torch_engine
 from nmt.decoding.beam import beam_search
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.request import Source
 from nmt.decoding.torch_engine import TorchEngine
+from nmt.layers import packing
 from nmt.models import Seq2Seq, build
 from tests.models.pairings import NINE, default_dtype
 
@@ -84,10 +88,32 @@ def test_weights_that_changed_are_laid_out_anew(name: str, fused: bool, tokenize
     assert [one[0].tokens for one in after] != [one[0].tokens for one in before]
 
 
-def test_int8_finds_much_the_same(tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("precision", "error"), [("float16", 0.01), ("int8", 0.3)])
+@pytest.mark.parametrize("name", ["transformer-transformer", "gru-gru", "lstm-lstm"])
+def test_rounded_weights_find_much_the_same(
+    name: str,
+    precision: Literal["float16", "int8"],
+    error: float,
+    tokenizers: Tokenizers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("nmt.layers.packing.SMALL", 0)
-    engine = TorchEngine(new_model("transformer-transformer", tokenizers), tokenizers)
-    exact, rounded = search(engine), search(engine, CONFIG.model_copy(update={"precision": "int8"}))
+    engine = TorchEngine(new_model(name, tokenizers), tokenizers)
+    exact, rounded = search(engine), search(engine, CONFIG.model_copy(update={"precision": precision}))
+    again = search(engine, CONFIG.model_copy(update={"precision": precision}))
+    assert [[one.score for one in ones] for ones in rounded] == [[one.score for one in ones] for ones in again]
     for ours, theirs in zip(exact, rounded, strict=True):
-        assert ours[0].score == pytest.approx(theirs[0].score, abs=0.3)
+        assert ours[0].score == pytest.approx(theirs[0].score, abs=error)
         assert ours[0].score != theirs[0].score
+
+
+def test_by_itself_a_small_model_is_rounded_and_a_large_one_is_not(
+    tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_engine, "resolve_precision", packing.resolve_precision)
+    monkeypatch.setattr(packing, "multiplies_bfloat16", lambda device: False)
+    engine = TorchEngine(new_model("gru-gru", tokenizers), tokenizers)
+    config = CONFIG.model_copy(update={"precision": "auto"})
+    assert engine.resolved(config).precision == "float16"
+    monkeypatch.setattr(packing, "LIGHT", 1000)
+    assert engine.resolved(config).precision == "float32"
