@@ -2,14 +2,15 @@
 
 - The hypotheses of a sentence share its annotations: they are several queries of one attention.
 - Products of one input are one product, and so are two products that are added up.
-- What the first layer and the readout make of a token's embedding depends on the token alone: once as many were worked
-  out as there are tokens, a table of all of them is made.
+- What the first layer and the readout make of a token's embedding depends on the token alone, and is kept.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from nmt.models.packed_memory import Sharing
 from nmt.models.recurrent import RecurrentMemory
 
 __all__ = ["PackedBahdanauDecoder", "PackedLuongDecoder", "PackedRecurrentMemory"]
+
+BLOCK = 16
+"""Tokens, neighbours in the vocabulary, whose embeddings' products are made together."""
 
 TABLE = 2**25
 """Numbers that a table of embeddings' products may have: 128 MiB in single precision."""
@@ -43,25 +47,31 @@ class PackedRecurrentMemory:
 
 
 class _OfTokens:
-    """Products of the embeddings of tokens."""
+    """Products of the embeddings of tokens, kept once they are made.
+
+    They are made for a block of tokens at a time, the same whichever of them is asked for first: a product of other
+    rows has other roundings, and what a token's numbers are must not depend on what was translated before.
+    """
 
     def __init__(self, embedding: TokenEmbedding, weight: Float[Tensor, "G E"], bias: Tensor | None) -> None:
         self.embedding = embedding
-        self.weight = weight
-        self.bias = bias
         self.product = pack(weight, bias, "float32")
-        self.table: Tensor | None = None
-        vocabulary = embedding.table.num_embeddings
-        self.left = vocabulary if vocabulary * len(weight) <= TABLE else None
+        count = embedding.table.num_embeddings
+        self.is_kept = count * len(weight) <= TABLE and weight.device.type == "cpu"
+        self.table = weight.detach().new_empty(count if self.is_kept else 0, len(weight))
+        self.is_known = np.zeros(math.ceil(count / BLOCK), dtype=np.bool_)
 
     def __call__(self, tokens: Int[Tensor, " R"]) -> Float[Tensor, "R G"]:
-        if self.table is None and self.left is not None:
-            self.left -= len(tokens)
-            if self.left < 0:
-                self.table = self.product(self.embedding.table.weight * self.embedding.scale)
-        if self.table is not None:
-            return self.table.index_select(0, tokens)
-        return self.product(self.embedding(tokens))
+        if not self.is_kept:
+            return self.product(self.embedding(tokens))
+        blocks = tokens.numpy() // BLOCK
+        is_known = self.is_known[blocks]
+        if not is_known.all():
+            for block in np.unique(blocks[~is_known]).tolist():
+                here = slice(block * BLOCK, (block + 1) * BLOCK)
+                self.table[here] = self.product(self.embedding.table.weight[here] * self.embedding.scale)
+                self.is_known[block] = True
+        return self.table.index_select(0, tokens)
 
 
 class _Attention:

@@ -199,12 +199,15 @@ def test_a_list_that_is_not_of_one_output_is_refused(tmp_path: Path, numbers: tu
 FORMS = {
     "text": ["--align", "hard", "--scores"],
     "moses": ["--nbest", "2"],
+    "rounded": ["--scores", "--precision", "float16"],
     "tsv": ["--format", "tsv", "--nbest", "2", "--confidence"],
     "one": ["--format", "tsv", "--scores"],
 }
 
 
-@pytest.mark.parametrize(("form", "ending"), [("text", ""), ("moses", ""), ("tsv", ""), ("one", ""), ("moses", ".gz")])
+@pytest.mark.parametrize(
+    ("form", "ending"), [("text", ""), ("rounded", ""), ("moses", ""), ("tsv", ""), ("one", ""), ("moses", ".gz")]
+)
 def test_wherever_it_stops_it_ends_with_the_same_bytes(
     warm_python: str, run: Path, source: str, tmp_path: Path, form: str, ending: str
 ) -> None:

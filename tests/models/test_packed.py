@@ -83,7 +83,7 @@ def _forced(model: Seq2Seq, sources: list[int], prefixes: list[list[int]]) -> tu
 
 @pytest.mark.parametrize("name", ["transformer-transformer", "gru-gru", "lstm-lstm"])
 def test_more_tokens_than_there_is_room_for_at_first(name: str) -> None:
-    """The room for what is written grows, and so does the count after which a table of all tokens is made."""
+    """The room for what is written grows."""
     model = new_model(name)
     batch = new_batch([([5, 6], [4 + number % 15 for number in range(40)])])
     quick: Any = packed(model)
@@ -95,6 +95,28 @@ def test_more_tokens_than_there_is_room_for_at_first(name: str) -> None:
         features.append(step.features)
         state = step.state
     same(torch.stack(features, dim=1), model(batch).features)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("name", ["gru-gru", "lstm-lstm"])
+def test_what_was_written_before_changes_no_bit(name: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a token's embedding a recurrent decoder keeps what it has worked out, whatever was asked for with it."""
+    if not kept:
+        monkeypatch.setattr("nmt.models.packed_recurrent.TABLE", 0)
+    batch = new_batch()
+    tokens = torch.arange(TARGET_VOCABULARY)
+
+    def first_step(quick: Any, tokens: Tensor) -> Tensor:
+        memory = quick.remember(batch.source[:1], batch.source_mask[:1]).select(torch.zeros_like(tokens))
+        features: Tensor = quick.step(tokens, quick.start(memory), memory).features
+        return features
+
+    model = new_model(name, dtype=torch.float32)
+    fresh, used = packed(model), packed(model)
+    for token in tokens.flip(0)[::3]:
+        first_step(used, token.unsqueeze(0))
+    expected, made = first_step(fresh, tokens), first_step(used, tokens)
+    torch.testing.assert_close(made, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("precision", "error"), [("float16", 5e-3), ("bfloat16", 0.05), ("int8", 0.05)])
