@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -16,21 +17,26 @@ import torch
 
 from nmt.config import DecodingConfig
 from nmt.decoding.beam import beam_search
+from nmt.decoding.ensemble import Ensemble
 from nmt.decoding.hypothesis import Hypothesis
+from nmt.decoding.request import Source
+from nmt.decoding.sampling import sample
+from nmt.decoding.search import Searchable
 from nmt.decoding.translator import Translator
 from nmt.errors import Interrupted
 from nmt.layers.dropout import Dropout
 from nmt.models import Seq2Seq
+from nmt.models.packed import packed
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session, train
-from tests.models.pairings import BOS, EOS, PAD, PAIRINGS, UNK, new_batch, new_model
-from tests.training.recipes import PAIRINGS as NINE
+from tests.models.pairings import BOS, EOS, NINE, PAD, PAIRINGS, SENTENCES, UNK, new_batch, new_model
+from tests.training.recipes import PAIRINGS as TRAINED
 from tests.training.recipes import small_recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
-CUDA = torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DROPPING = ("model.encoder.dropout=0.2", "model.decoder.dropout=0.2", "tokenizer.sampling=0.1")
 
 
@@ -99,29 +105,77 @@ def test_loss_and_gradients_are_those_of_the_processor(name: str) -> None:
         assert difference <= 1e-9 + 1e-7 * float(one.grad.abs().max()), parameter_name
 
 
-@pytest.mark.parametrize("name", PAIRINGS)
-def test_search_finds_what_it_finds_on_the_processor(name: str) -> None:
-    def found(device: str) -> list[list[Hypothesis]]:
-        batch, model = new_batch().to(torch.device(device)), new_model(name).to(device)
-        settings = DecodingConfig(beam=3, max_ratio=1.0, max_extra=1)
-        return beam_search(
-            model,
-            batch.source,
-            batch.source_mask,
-            config=settings,
-            bos_id=BOS,
-            eos_id=EOS,
-            forbidden=(PAD, UNK),
-            nbest=3,
-        )
+def found(
+    model: Searchable, device: torch.device, settings: DecodingConfig, sources: list[Source]
+) -> list[list[Hypothesis]]:
+    """What search, or sampling, finds for the usual batch on ``device``."""
+    batch, search = new_batch().to(device), sample if settings.sampling else beam_search
+    return search(
+        model,
+        batch.source,
+        batch.source_mask,
+        config=settings,
+        bos_id=BOS,
+        eos_id=EOS,
+        forbidden=(PAD, UNK),
+        sources=sources,
+        nbest=3,
+        attention=True,
+    )
 
-    for ours, theirs in zip(found("cuda"), found("cpu"), strict=True):
+
+def assert_same(there: list[list[Hypothesis]], here: list[list[Hypothesis]]) -> None:
+    for ours, theirs in zip(there, here, strict=True):
         assert [one.tokens for one in ours] == [one.tokens for one in theirs]
         assert [one.score for one in ours] == pytest.approx([one.score for one in theirs], abs=1e-6)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.attention == pytest.approx(other.attention, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
+def test_search_finds_what_it_finds_on_the_processor(name: str) -> None:
+    settings, sources = DecodingConfig(beam=3, max_ratio=1.0, max_extra=1), [Source(()) for _ in SENTENCES]
+    there = found(new_model(name).to(CUDA), CUDA, settings, sources)
+    assert_same(there, found(new_model(name), CPU, settings, sources))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"coverage_penalty": 0.3, "stopping": "exact"},
+        {"groups": 3, "diversity": 0.7},
+        {"no_repeat_ngram": 2},
+        {"sampling": True, "temperature": 0.8, "top_p": 0.9, "top_k": 12, "epsilon": 0.01},
+    ],
+    ids="-".join,
+)
+@pytest.mark.parametrize("name", NINE)
+@torch.inference_mode()
+def test_features_of_search_are_those_of_the_processor(name: str, settings: dict[str, Any]) -> None:
+    """As a translator searches: the model laid out, phrases to use and to avoid, beginnings that are given."""
+    config = DecodingConfig(beam=6, max_ratio=1.0, max_extra=4, **settings)
+    sources = [
+        Source((), avoid=((7,), (9, 10))),
+        Source((), prefix=(12, 5)),
+        Source((), use=((13, 14),), continuing=frozenset({15})),
+        Source((), use=((6,), (18, 4))),
+        Source(()),
+    ]
+    there = found(packed(new_model(name).to(CUDA)), CUDA, config, sources)
+    assert_same(there, found(packed(new_model(name)), CPU, config, sources))
+
+
+@torch.inference_mode()
+def test_an_ensemble_finds_what_it_finds_on_the_processor() -> None:
+    def members(device: torch.device) -> Ensemble:
+        return Ensemble([packed(new_model(name).to(device)) for name in ("gru-lstm", "transformer-transformer")])
+
+    settings, sources = DecodingConfig(beam=3, max_ratio=1.0, max_extra=1), [Source(()) for _ in SENTENCES]
+    assert_same(found(members(CUDA), CUDA, settings, sources), found(members(CPU), CPU, settings, sources))
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("encoder", "decoder"), NINE)
+@pytest.mark.parametrize(("encoder", "decoder"), TRAINED)
 def test_training_has_the_losses_of_the_processor(encoder: str, decoder: str, corpus: Path, tmp_path: Path) -> None:
     wanted = small_recipe(corpus, encoder, decoder)
     for device in ("cpu", "cuda"):
