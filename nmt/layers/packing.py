@@ -38,8 +38,6 @@ LARGE = 2**18
 LIGHT = 2**23
 """Weights that a model may have for ``auto`` to choose float16: laying out more would be felt as a command starts."""
 
-LARGEST_HALF = torch.finfo(torch.float16).max
-
 SMALL = 2**17
 """Elements of a weight below which rounding to int8 takes the time that its product saves."""
 
@@ -101,9 +99,12 @@ def pack(
     if weight.dtype == torch.float32:
         if precision == "int8" and weight.numel() >= SMALL:
             return _Int8(weight, bias)
-        if precision == "float16" and max(map(abs, torch.stack(weight.aminmax()).tolist())) < LARGEST_HALF:
+        if precision == "float16":
             rounded = weight.half().float()
-            return _fbgemm(rounded, bias) if few else _plain(rounded, bias)
+            if rounded.isfinite().all():  # else half precision cannot hold it, and it stays as it is
+                if few:
+                    return _fbgemm(rounded, bias)
+                weight = rounded
     is_large = weight.numel() >= LARGE and weight.dtype == torch.float32 and weight.device.type == "cpu"
     if is_large and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return _laid_out(weight, bias)

@@ -272,17 +272,18 @@ class _DecoderLayer:
 class _Looked(Step):
     """A step whose ``attention``, the mean of where its heads looked, is worked out when it is asked for."""
 
+    weights: Float[Tensor, "BA n S"]
+    heads: int
+
     def __init__(
         self, features: Float[Tensor, "R H"], state: Written, weights: Float[Tensor, "BA n S"], heads: int
     ) -> None:
-        vars(self).update(features=features, state=state, _weights=weights, _heads=heads)
+        vars(self).update(features=features, state=state, weights=weights, heads=heads)
 
     @cached_property
     def attention(self) -> Float[Tensor, "R S"]:
         """A distribution over the source a row."""
-        weights: Tensor = vars(self)["_weights"]
-        heads: int = vars(self)["_heads"]
-        return weights.view(-1, heads, *weights.shape[1:]).mean(dim=1).flatten(0, 1)
+        return self.weights.view(-1, self.heads, *self.weights.shape[1:]).mean(dim=1).flatten(0, 1)
 
 
 class PackedTransformerDecoder:
