@@ -490,7 +490,7 @@ class TrainingConfig(Frozen):
     budget: Annotated[float, BeforeValidator(_seconds)] = Field(default=0.0, ge=0.0, le=1e8)
     batch_tokens: int = Field(default=4096, ge=1)
     accumulate: int = Field(default=1, ge=1)
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: float = Field(default=5e-4, gt=0.0)
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     epsilon: float = Field(default=1e-9, gt=0.0)
@@ -515,7 +515,7 @@ class TrainingConfig(Frozen):
     @model_validator(mode="after")
     def _decay(self) -> TrainingConfig:
         if self.weight_decay and self.optimizer == "adam":
-            raise ValueError("weight_decay belongs to optimizer = 'adamw'")
+            raise ValueError("weight_decay belongs to optimizer = 'adamw' or 'muon'")
         return self
 
 

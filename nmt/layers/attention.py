@@ -17,7 +17,7 @@ Each is a class with :meth:`~Score.prepare`, the part that depends on the source
 from __future__ import annotations
 
 import math
-from typing import assert_never
+from typing import ClassVar, assert_never
 
 import torch
 from jaxtyping import Bool, Float
@@ -144,6 +144,8 @@ class MultiHeadAttention(nn.Module):
     Keys and values are made by one product and stay split into heads, so that a decoder can keep them: ``project``
     gives them, ``forward`` attends to them.
     """
+
+    stacked: ClassVar = {"key_value": 2}
 
     def __init__(self, width: int, heads: int, state_width: int, dropout: float) -> None:
         super().__init__()

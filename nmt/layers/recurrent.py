@@ -6,6 +6,8 @@ the seam: ``project`` maps all inputs of a sentence at once, ``forward`` needs o
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ class GruCell(nn.Module):
     r = sigmoid(W_r x + U_r h), z = sigmoid(W_z x + U_z h), n = tanh(W_n x + r * U_n h), h' = (1 - z) * n + z * h,
     each product with its bias.
     """
+
+    stacked: ClassVar = {"input": 3, "hidden": 3}
 
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()
@@ -45,6 +49,8 @@ class LstmCell(nn.Module):
     i, f, o = sigmoid(W x + U h), g = tanh(W_g x + U_g h), c' = f * c + i * g, h' = o * tanh(c'), each product with its
     bias.
     """
+
+    stacked: ClassVar = {"input": 4, "hidden": 4}
 
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ the backward one alone. The readout sees s_i, as equation 4 has it, where the ap
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -56,6 +57,8 @@ class GruState:
 
 class BahdanauDecoder(nn.Module):
     """A stack of GRU layers that attends before it moves; the context enters the first layer."""
+
+    stacked: ClassVar = {"context": 3}
 
     def __init__(self, config: GruDecoder, embedding: TokenEmbedding, score: Score, state_width: int) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -27,10 +27,12 @@ from nmt.checkpoint import (
     weights,
     write_folder,
 )
+from nmt.config import TrainingConfig
 from nmt.data.batching import Mark
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError
 from nmt.models import Seq2Seq
+from nmt.training.muon import Muon
 from nmt.training.schedule import Schedule
 
 __all__ = ["Interval", "Position", "TrainingState", "new_state", "remove_older", "seed_rank"]
@@ -180,7 +182,7 @@ class TrainingState:
         state: dict[Tensor, dict[str, Any]] = {}
         for name, parameter in self._names():
             found = {}
-            for key in ("step", "exp_avg", "exp_avg_sq"):
+            for key in ("step", "exp_avg", "exp_avg_sq", "momentum"):
                 if (tensor := tensors.get(f"optimizer.{key}.{name}")) is not None:
                     found[key] = tensor.to(parameter.device)
             if found:
@@ -215,18 +217,28 @@ def new_state(run: Run, device: torch.device, ranks: Ranks) -> TrainingState:
     config = run.recipe.training
     torch.manual_seed(config.seed)
     model = run.new_model().to(device)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = new_optimizer(model, config, ranks)
     if not ranks.is_first:
         seed_rank(config.seed, ranks.rank, 0)
     return TrainingState(model, optimizer, Schedule(config), ranks)
+
+
+def new_optimizer(model: Seq2Seq, config: TrainingConfig, ranks: Ranks = ALONE) -> torch.optim.Optimizer:
+    """The optimiser a recipe names, of all weights of the model."""
+    rates: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "eps": config.epsilon,
+        "weight_decay": config.weight_decay,
+    }
+    match config.optimizer:
+        case "adam":
+            return torch.optim.Adam(model.parameters(), fused=True, **rates)
+        case "adamw":
+            return torch.optim.AdamW(model.parameters(), fused=True, **rates)
+        case "muon":
+            return Muon(model, ranks, **rates)
+    assert_never(config.optimizer)
 
 
 def _known(kind: type[Interval] | type[Position], values: Mapping[str, Any]) -> dict[str, Any]:
