@@ -111,7 +111,7 @@ def main() -> None:
         else:
             while ranks.of_first(False)[0]:
                 trainer.step()
-            most()
+            ranks.total(workload.memory(told.device))
 
 
 if __name__ == "__main__":
