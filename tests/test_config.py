@@ -156,7 +156,7 @@ def test_an_unknown_key_names_the_nearest_one(text: str, words: str) -> None:
         ('[tokenizer]\nsource_model = "a"\n', "tokenizer: source_model and target_model go together"),
         ('[model]\nencoder = { type = "gru", width = 7 }\n', "model.encoder: width 7 cannot be halved"),
         ('[model]\nencoder = { type = "transformer", heads = 3 }\n', "width 512 is not divisible by heads 3"),
-        ("[training]\nweight_decay = 0.1\n", "training: weight_decay belongs to optimizer = 'adamw'"),
+        ("[training]\nweight_decay = 0.1\n", "training: weight_decay belongs to optimizer = 'adamw' or 'muon'"),
         ('[data.train]\nsource = "a"\n', "data.train.0.target: Field required"),
         ("[training]\nlearning_rate = inf\n", "training.learning_rate: input should be a finite number, not inf"),
         ("[training]\nseed = 100000000000000000000\n", "training.seed: input should be less than 9223372036854775808"),

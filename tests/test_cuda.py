@@ -36,6 +36,9 @@ from tests.training.recipes import small_recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
+if torch.cuda.is_available():  # read once, when a process first multiplies on the GPU
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DROPPING = ("model.encoder.dropout=0.2", "model.decoder.dropout=0.2", "tokenizer.sampling=0.1")
 
@@ -60,9 +63,8 @@ def unchecked() -> Iterator[None]:
 
 
 @pytest.fixture
-def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def deterministic() -> Iterator[None]:
     """Sums in one order: cuDNN and the gradients of tables would else take any."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

@@ -77,6 +77,7 @@ def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
     for encoder, decoder in PAIRINGS:
         run(f"{encoder}-{decoder}", recipe(corpus, encoder, decoder))
     run("accumulated", recipe(corpus, "gru", "gru", "training.accumulate=2"))
+    run("muon", recipe(corpus, "lstm", "transformer", "training.optimizer=muon"))
 
     run("straight", recipe(corpus, "transformer", "gru", *CHANCE))
     try:
@@ -221,6 +222,13 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(
 def test_processes_accumulate_batches_of_their_own(runs: Path, corpus: Path, tmp_path: Path) -> None:
     one = alone(tmp_path / "one", recipe(corpus, "gru", "gru", "training.accumulate=4"))
     assert figures(runs / "accumulated", "train", "loss") == pytest.approx(figures(one, "train", "loss"), rel=1e-4)
+
+
+def test_processes_share_out_what_muon_costs(runs: Path, corpus: Path, tmp_path: Path) -> None:
+    settings = ("training.accumulate=2", "training.optimizer=muon")
+    one = alone(tmp_path / "one", recipe(corpus, "lstm", "transformer", *settings))
+    for kind in ("train", "valid"):
+        assert figures(runs / "muon", kind, "loss") == pytest.approx(figures(one, kind, "loss"), rel=1e-3)
 
 
 def test_a_signal_to_one_stops_both_after_the_same_step_and_they_go_on_as_if_it_had_not(runs: Path) -> None:

@@ -114,12 +114,16 @@ def test_every_pairing_learns_a_handful_of_sentences_by_heart(
     assert [one.text for one in translations] == targets
 
 
-@pytest.mark.parametrize("family", ["gru", "lstm", "transformer"])
-def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(family: str, corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "optimizer"), [("gru", "adam"), ("lstm", "adamw"), ("transformer", "adam"), ("transformer", "muon")]
+)
+def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
+    family: str, optimizer: str, corpus: Path, tmp_path: Path
+) -> None:
     """Dropout and subword sampling on; stopped by a signal after step 7, between two checkpoints."""
     settings = (
         "tokenizer.sampling=0.1", f"model.encoder.dropout={0.2}", f"model.decoder.dropout={0.2}",
-        "training.accumulate=2",
+        "training.accumulate=2", f"training.optimizer={optimizer}",
     )  # fmt: skip
     wanted = recipe(corpus, family, family, *settings)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
