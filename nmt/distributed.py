@@ -4,7 +4,8 @@
 ``LOCAL_RANK`` on its machine. :class:`Ranks` is all that the rest of nmt knows of it: for a single process every method
 is there and does nothing, so that there is one road for one process and for many. Gradients go through torch's
 DistributedDataParallel, by NCCL between GPUs and gloo between processors; the few numbers that are agreed on beside
-them always go by gloo, which tells at once when a process has ended. A single process loads no torch for it.
+them, and on processors Muon's matrices, always go by gloo, which tells at once when a process has ended. A single
+process loads no torch for it.
 """
 
 from __future__ import annotations

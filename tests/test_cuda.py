@@ -194,11 +194,14 @@ def test_training_has_the_losses_of_the_processor(encoder: str, decoder: str, co
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", ["gru", "lstm", "transformer"])
+@pytest.mark.parametrize(
+    ("family", "optimizer"), [("gru", "adam"), ("lstm", "adam"), ("transformer", "adam"), ("transformer", "muon")]
+)
 def test_a_run_that_was_stopped_goes_on_as_one_that_was_not(
-    family: str, precision: str, corpus: Path, tmp_path: Path, deterministic: None
+    family: str, optimizer: str, precision: str, corpus: Path, tmp_path: Path, deterministic: None
 ) -> None:
-    wanted = small_recipe(corpus, family, family, *DROPPING, f"training.precision={precision}")
+    settings = (f"training.precision={precision}", f"training.optimizer={optimizer}")
+    wanted = small_recipe(corpus, family, family, *DROPPING, *settings)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     train(wanted, session(straight), SilentReporter())
     with pytest.raises(Interrupted, match="stopped by SIGTERM after step 7"):

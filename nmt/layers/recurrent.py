@@ -24,7 +24,8 @@ class GruCell(nn.Module):
     each product with its bias.
     """
 
-    stacked: ClassVar = {"input": 3, "hidden": 3}
+    #: See nmt.layers.attention.MultiHeadAttention.
+    stacked: ClassVar[dict[str, int]] = {"input": 3, "hidden": 3}
 
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()
@@ -50,7 +51,8 @@ class LstmCell(nn.Module):
     bias.
     """
 
-    stacked: ClassVar = {"input": 4, "hidden": 4}
+    #: See nmt.layers.attention.MultiHeadAttention.
+    stacked: ClassVar[dict[str, int]] = {"input": 4, "hidden": 4}
 
     def __init__(self, input_width: int, width: int) -> None:
         super().__init__()

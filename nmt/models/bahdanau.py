@@ -19,7 +19,6 @@ the backward one alone. The readout sees s_i, as equation 4 has it, where the ap
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -58,10 +57,10 @@ class GruState:
 class BahdanauDecoder(nn.Module):
     """A stack of GRU layers that attends before it moves; the context enters the first layer."""
 
-    stacked: ClassVar = {"context": 3}
-
     def __init__(self, config: GruDecoder, embedding: TokenEmbedding, score: Score, state_width: int) -> None:
         super().__init__()
+        #: See nmt.layers.attention.MultiHeadAttention.
+        self.stacked = {"context": 3, "bridge": config.layers}
         self.width = config.readout or embedding.width
         self.embedding = embedding
         self.score = score

@@ -18,7 +18,6 @@ so the decoder goes with any encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -63,10 +62,10 @@ class LstmState:
 class LuongDecoder(nn.Module):
     """A stack of LSTM layers that attends after it has moved, with or without input feeding."""
 
-    stacked: ClassVar = {"feed": 4}
-
     def __init__(self, config: LstmDecoder, embedding: TokenEmbedding, score: Score, state_width: int) -> None:
         super().__init__()
+        #: See nmt.layers.attention.MultiHeadAttention.
+        self.stacked = {"feed": 4, "bridge": 2 * config.layers}
         self.width = config.width
         self.embedding = embedding
         self.score = score

@@ -100,10 +100,19 @@ VOCABULARIES = ((20_000_000, 32000), (3_000_000, 16000), (250_000, 8000), (80_00
 #: Passes over the corpus from which on units are dropped with each probability.
 DROPOUTS = ((60, 0.35), (22, 0.3), (8, 0.2))
 #: Passes from which on it is better to send every batch through twice, half as often (R-Drop, Liang et al. 2021), in a
-#: model that has room for what is learnt so: with 25 passes BLEU 41.1 for 40.7 at width 192, 39.7 for 40.1 at 128.
+#: model that has room for what is learnt so: BLEU 41.1 for 40.7 at width 192 with 25 passes, 39.7 for 40.1 at 128
+#: with 36.
 CONSISTENT_FROM, CONSISTENT_WIDTH = 22, 192
+#: The width up to which Muon's products, in single precision, are little beside a step's own.
+MUON_WIDTH = 256
 #: Learning rates for batches of 4,096 tokens, by width.
 RATES = {128: 3e-3, 192: 3e-3, 256: 2e-3, 384: 1.5e-3, 512: 1e-3}
+
+
+_OPTIMIZERS = {
+    True: "a step of it teaches more than one of Adam's and takes little longer",
+    False: "at this width a step of Muon takes too much longer",
+}
 
 
 def auto(
@@ -207,8 +216,9 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
     passes = _passes(size, seen, vocabulary, rate, seconds)
     consistent = passes >= CONSISTENT_FROM and size.width >= CONSISTENT_WIDTH
     dropout = next((share for least, share in DROPOUTS if passes >= least), 0.1)
-    if consistent:  # that the passes have to agree holds a model back as well
+    if consistent:  # which holds a model back as well
         dropout -= 0.1
+    is_small = size.width <= MUON_WIDTH
     batch = min(4096, max(1024, 2 ** round(math.log2(passes * seen.pieces / 2500))))
     learning_rate = round(RATES[size.width] * math.sqrt(batch / 4096), 5)
     part = {"type": "transformer", **vars(size), "dropout": round(dropout, 2)}
@@ -216,20 +226,22 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
     chosen = [
         Choice("tokenizer.vocabulary", vocabulary, f"for about {seen.pieces:,} pieces of target text"),
         Choice("model.embedding", size.width, "a Transformer's is its width"),
-        Choice("model.embedding_dropout", min(0.25, round(dropout, 2)), "as between layers, or less"),
+        Choice("model.embedding_dropout", min(0.25, round(dropout, 2)), "as between layers, but at most 0.25"),
         Choice("model.encoder", part, _reason(size, seen, vocabulary, rate, seconds)),
-        Choice("model.decoder", part, f"dropout: {often}{', twice each time' if consistent else ''}"),
+        Choice("model.decoder", part, f"dropout: {often}{', in two passes each' if consistent else ''}"),
         Choice("training.budget", _spoken(seconds), "as asked for" if budget else "nobody said how long"),
         Choice("training.batch_tokens", batch // processes, "small enough for some thousand steps in that time"),
-        Choice("training.optimizer", "muon", "learns more from a step than Adam, which takes little less time"),
+        Choice("training.optimizer", "muon" if is_small else "adam", _OPTIMIZERS[is_small]),
         Choice("training.learning_rate", learning_rate, "for this width, less for smaller batches"),
         Choice(
-            "training.schedule", {"type": "linear", "warmup_steps": 400}, "the rate is down to zero as the time ends"
+            "training.schedule",
+            {"type": "linear", "warmup_steps": 400 if is_small else 600},
+            "the rate is down to zero as the time ends",
         ),
         Choice("training.validation_beam", 1, "greedy search is quick, and ranks checkpoints as a beam does"),
     ]
     if consistent:
-        reason = "with so many passes, two over every batch that have to agree teach more than new ones (R-Drop)"
+        reason = "both predictions of a batch have to agree (R-Drop): that teaches more than as many epochs again"
         chosen.append(Choice("training.consistency", 2.0, reason))
     return chosen
 

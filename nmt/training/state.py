@@ -180,9 +180,10 @@ class TrainingState:
 
     def _load_moments(self, tensors: dict[str, Tensor]) -> None:
         state: dict[Tensor, dict[str, Any]] = {}
-        for name, parameter in self._names():
+        by_muon = self.optimizer.matrices if isinstance(self.optimizer, Muon) else {}
+        for name, parameter in self._names():  # those of another optimiser are left behind
             found = {}
-            for key in ("step", "exp_avg", "exp_avg_sq", "momentum"):
+            for key in ("momentum",) if parameter in by_muon else ("step", "exp_avg", "exp_avg_sq"):
                 if (tensor := tensors.get(f"optimizer.{key}.{name}")) is not None:
                     found[key] = tensor.to(parameter.device)
             if found:
@@ -217,13 +218,13 @@ def new_state(run: Run, device: torch.device, ranks: Ranks) -> TrainingState:
     config = run.recipe.training
     torch.manual_seed(config.seed)
     model = run.new_model().to(device)
-    optimizer = new_optimizer(model, config, ranks)
+    optimizer = _new_optimizer(model, config, ranks)
     if not ranks.is_first:
         seed_rank(config.seed, ranks.rank, 0)
     return TrainingState(model, optimizer, Schedule(config), ranks)
 
 
-def new_optimizer(model: Seq2Seq, config: TrainingConfig, ranks: Ranks = ALONE) -> torch.optim.Optimizer:
+def _new_optimizer(model: Seq2Seq, config: TrainingConfig, ranks: Ranks = ALONE) -> torch.optim.Optimizer:
     """The optimiser a recipe names, of all weights of the model."""
     rates: dict[str, Any] = {
         "lr": config.learning_rate,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nmt.distributed import Ranks
 from nmt.models import Seq2Seq
-from nmt.training.muon import SHARE, Muon, orthogonalized, products
+from nmt.training.muon import SHARE, Muon, hidden_matrices, orthogonalized
 from tests.models.pairings import NINE, PAIRINGS, new_model
 
 RATE, BETAS, EPSILON = 0.01, (0.9, 0.98), 1e-9
@@ -53,7 +53,7 @@ def test_of_nothing_comes_nothing() -> None:
 @pytest.mark.parametrize("pairing", PAIRINGS)
 def test_all_that_multiplies_states_is_a_product_and_no_table_is(pairing: str) -> None:
     model, config = model_of(pairing), PAIRINGS[pairing]
-    found = dict(products(model))
+    found = dict(hidden_matrices(model))
     for name, parameter in model.named_parameters():
         *_, part, _ = f".{name}".split(".")
         gates = {"gru": 3, "lstm": 4}.get((config.encoder if name.startswith("encoder") else config.decoder).type)
@@ -61,6 +61,9 @@ def test_all_that_multiplies_states_is_a_product_and_no_table_is(pairing: str) -
             assert parameter not in found, name
         elif part == "key_value":
             assert found[parameter] == 2, name
+        elif part == "bridge":
+            layers = config.decoder.layers
+            assert found[parameter] == (layers if config.decoder.type == "gru" else 2 * layers), name
         elif part in ("rnn", "input", "hidden", "context", "feed"):
             assert found[parameter] == gates, name
         else:
@@ -72,7 +75,7 @@ def test_all_that_multiplies_states_is_a_product_and_no_table_is(pairing: str) -
 def test_steps_are_those_of_torchs_own_muon_and_adamw(pairing: str, decay: float) -> None:
     """Torch's rounds to bfloat16 on the way, and its steps are a fifth of the rate where ours are ``SHARE`` of it."""
     ours, theirs = model_of(pairing), model_of(pairing)
-    parts = {name: dict(products(theirs)).get(parameter, 0) for name, parameter in theirs.named_parameters()}
+    parts = {name: dict(hidden_matrices(theirs)).get(parameter, 0) for name, parameter in theirs.named_parameters()}
     muon = torch.optim.Muon(
         [parameter for name, parameter in theirs.named_parameters() if parts[name] == 1],
         lr=RATE * SHARE / 0.2, weight_decay=decay * 0.2 / SHARE, momentum=0.95, adjust_lr_fn="match_rms_adamw",
@@ -87,6 +90,19 @@ def test_steps_are_those_of_torchs_own_muon_and_adamw(pairing: str, decay: float
             assert moved[name].norm() == pytest.approx(float(wanted[name].norm()), rel=0.02), name
         elif number == 0:
             torch.testing.assert_close(moved[name], wanted[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_weight_without_a_gradient_stays_where_it_is() -> None:
+    model = model_of("gru-transformer")
+    optimizer = muon_of(model, 0.1)
+    still = [next(iter(hidden_matrices(model)))[0], model.output.weight]
+    before = [weight.clone() for weight in still]
+    for parameter in model.parameters():
+        parameter.grad = None if any(parameter is weight for weight in still) else torch.ones_like(parameter)
+    optimizer.step()
+    assert all(torch.equal(weight, was) for weight, was in zip(still, before, strict=True))
+    assert not any(optimizer.state.get(weight) for weight in still)
+    assert len(optimizer.state) == len(list(model.parameters())) - 2
 
 
 def test_matrices_that_stand_in_one_weight_move_each_for_itself() -> None:

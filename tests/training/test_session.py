@@ -20,6 +20,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nmt.checkpoint import Run, latest_folder
 from nmt.config import DataConfig, Recipe, parse_recipe
@@ -74,11 +75,15 @@ def session(folder: Path, **options: Any) -> Session:
     return Session(folder, device="cpu", store=folder.parent / "store", **options)
 
 
+def newest(folder: Path) -> Path:
+    """The checkpoint of a run that is gone on from."""
+    return max((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
 def fingerprint(folder: Path) -> dict[str, str]:
     """SHA-256 of the weights, the optimiser and the generators of the newest checkpoint."""
-    newest = max((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     return {
-        name: hashlib.sha256((newest / name).read_bytes()).hexdigest()
+        name: hashlib.sha256((newest(folder) / name).read_bytes()).hexdigest()
         for name in ("weights.safetensors", "training.safetensors")
     }
 
@@ -134,6 +139,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
     train(wanted, session(stopped, resume=True), Recorder())
     assert fingerprint(stopped) == fingerprint(straight)
     assert losses(stopped) == losses(straight)
+
+
+@pytest.mark.parametrize("optimizers", [("adamw", "muon"), ("muon", "adam")])
+def test_a_run_goes_on_with_another_optimiser_where_it_is_told_to(
+    optimizers: tuple[str, str], corpus: Path, tmp_path: Path
+) -> None:
+    """Each begins with what it can use of the other, and leaves nothing of it behind."""
+    before, after = (recipe(corpus, "gru", "transformer", f"training.optimizer={one}") for one in optimizers)
+    with pytest.raises(Interrupted):
+        train(before, session(tmp_path / "run"), Recorder({7: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    train(after, session(tmp_path / "run", resume=True, force=True), Recorder())
+    train(after, session(tmp_path / "anew"), Recorder())
+    ours, anew = (set(load_file(newest(tmp_path / name) / "training.safetensors")) for name in ("run", "anew"))
+    assert ours == anew
 
 
 def test_a_run_on_a_stream_goes_on_where_it_was(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
