@@ -109,12 +109,6 @@ MUON_WIDTH = 256
 RATES = {128: 3e-3, 192: 3e-3, 256: 2e-3, 384: 1.5e-3, 512: 1e-3}
 
 
-_OPTIMIZERS = {
-    True: "a step of it teaches more than one of Adam's and takes little longer",
-    False: "at this width a step of Muon takes too much longer",
-}
-
-
 def auto(
     path: Path | None,
     settings: Sequence[str],
@@ -218,7 +212,9 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
     dropout = next((share for least, share in DROPOUTS if passes >= least), 0.1)
     if consistent:  # which holds a model back as well
         dropout -= 0.1
-    is_small = size.width <= MUON_WIDTH
+    optimizer, warmup, better = "muon", 400, "a step of it teaches more than one of Adam's and takes little longer"
+    if size.width > MUON_WIDTH:
+        optimizer, warmup, better = "adam", 600, "at this width a step of Muon takes too much longer"
     batch = min(4096, max(1024, 2 ** round(math.log2(passes * seen.pieces / 2500))))
     learning_rate = round(RATES[size.width] * math.sqrt(batch / 4096), 5)
     part = {"type": "transformer", **vars(size), "dropout": round(dropout, 2)}
@@ -231,11 +227,11 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
         Choice("model.decoder", part, f"dropout: {often}{', in two passes each' if consistent else ''}"),
         Choice("training.budget", _spoken(seconds), "as asked for" if budget else "nobody said how long"),
         Choice("training.batch_tokens", batch // processes, "small enough for some thousand steps in that time"),
-        Choice("training.optimizer", "muon" if is_small else "adam", _OPTIMIZERS[is_small]),
+        Choice("training.optimizer", optimizer, better),
         Choice("training.learning_rate", learning_rate, "for this width, less for smaller batches"),
         Choice(
             "training.schedule",
-            {"type": "linear", "warmup_steps": 400 if is_small else 600},
+            {"type": "linear", "warmup_steps": warmup},
             "the rate is down to zero as the time ends",
         ),
         Choice("training.validation_beam", 1, "greedy search is quick, and ranks checkpoints as a beam does"),

@@ -53,6 +53,13 @@ def test_the_more_often_pairs_are_seen_the_more_is_dropped_until_passes_have_to_
     assert [recipe.training.consistency for recipe in recipes] == [0, 0, 0, 2, 2]
 
 
+def test_muon_is_for_narrow_models() -> None:
+    recipes = [chosen(Survey(10**6, 15 * 10**6), FAST, budget) for budget in (60.0, 600.0, 3600.0, 1e5, 1e6)]
+    widths = [width(recipe) for recipe in recipes]
+    assert min(widths) <= 256 < max(widths)
+    assert [recipe.training.optimizer for recipe in recipes] == ["muon" if one <= 256 else "adam" for one in widths]
+
+
 def test_small_corpora_get_small_vocabularies() -> None:
     sizes = [
         chosen(Survey(pairs, 15 * pairs), FAST, 600.0).tokenizer.vocabulary for pairs in (10, 1_000, 10_000, 10**7)
