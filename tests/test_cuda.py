@@ -32,7 +32,7 @@ from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session, train
 from tests.models.pairings import BOS, EOS, NINE, PAD, PAIRINGS, SENTENCES, UNK, new_batch, new_model
 from tests.training.recipes import PAIRINGS as TRAINED
-from tests.training.recipes import small_recipe
+from tests.training.recipes import newest, small_recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -79,8 +79,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def weights(folder: Path) -> str:
-    (newest,) = sorted((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))[-1:]
-    return hashlib.sha256((newest / "weights.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256((newest(folder) / "weights.safetensors").read_bytes()).hexdigest()
 
 
 def without_dropout(model: Seq2Seq) -> Seq2Seq:

@@ -91,9 +91,9 @@ SIZES = (
 )
 #: Weights of a model that a corpus can teach, a piece of it; a model of 4 million learns Multi30k's 450,000 well.
 WEIGHTS_A_PIECE = 15
-#: Pieces that a model has to see, a weight, to have come as far as a smaller one in the same time: on Multi30k, in one
-#: and the same hour, the one of 2.2 million that sees 5 of them is ahead of that of 1.3 million (BLEU 40.7 and 40.1),
-#: the one of 3.9 million that sees 2 is behind both (39.4).
+#: Pieces that a model has to see, a weight, to have come as far as a smaller one in the same time: on Multi30k, in
+#: about one and the same hour, the one of 2.2 million that sees 5 of them is ahead of that of 1.3 million (BLEU 40.7
+#: and 40.1), the one of 3.9 million that sees 2 is behind both (39.4).
 PIECES_A_WEIGHT = 3.5
 #: Vocabularies, and the pieces of a corpus from which on each is worth its cost.
 VOCABULARIES = ((20_000_000, 32000), (3_000_000, 16000), (250_000, 8000), (80_000, 4000), (25_000, 2000), (8_000, 1000))

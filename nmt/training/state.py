@@ -224,7 +224,7 @@ def new_state(run: Run, device: torch.device, ranks: Ranks) -> TrainingState:
     return TrainingState(model, optimizer, Schedule(config), ranks)
 
 
-def _new_optimizer(model: Seq2Seq, config: TrainingConfig, ranks: Ranks = ALONE) -> torch.optim.Optimizer:
+def _new_optimizer(model: Seq2Seq, config: TrainingConfig, ranks: Ranks) -> torch.optim.Optimizer:
     """The optimiser a recipe names, of all weights of the model."""
     rates: dict[str, Any] = {
         "lr": config.learning_rate,

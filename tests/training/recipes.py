@@ -15,7 +15,7 @@ from nmt.data.batching import Batch
 from nmt.data.corpus import with_folder
 from nmt.training.gradients import Objective
 
-__all__ = ["PAIRINGS", "memory_for", "small_recipe"]
+__all__ = ["PAIRINGS", "memory_for", "newest", "small_recipe"]
 
 PARTS = {
     "gru": {"type": "gru", "width": 32, "dropout": 0.0},
@@ -64,6 +64,11 @@ def small_recipe(corpus: Path, encoder: str = "gru", decoder: str = "gru", *sett
     ]
     parsed = parse_recipe(RECIPE.format(encoder=encoder, decoder=decoder), overrides=[*sizes, *settings])
     return parsed.model_copy(update={"data": with_folder(parsed.data, corpus)})
+
+
+def newest(folder: Path) -> Path:
+    """The checkpoint that a run goes on from."""
+    return max((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from nmt.training import loop
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session, train
-from tests.training.recipes import PAIRINGS, memory_for, small_recipe
+from tests.training.recipes import PAIRINGS, memory_for, newest, small_recipe
 
 SHORT = (
     "training.max_steps=8",
@@ -191,15 +191,13 @@ def figures(folder: Path, kind: str, name: str) -> list[float]:
 
 def state_of(folder: Path) -> dict[str, Any]:
     """The position after the last step, times left out."""
-    newest = max((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    position = json.loads((newest / "state.json").read_text())["position"]
+    position = json.loads((newest(folder) / "state.json").read_text())["position"]
     return {key: value for key, value in position.items() if "seconds" not in key}
 
 
 def fingerprint(folder: Path) -> list[str]:
-    newest = max((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     names = ("weights.safetensors", "training.safetensors")
-    return [hashlib.sha256((newest / name).read_bytes()).hexdigest() for name in names]
+    return [hashlib.sha256((newest(folder) / name).read_bytes()).hexdigest() for name in names]
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRINGS)

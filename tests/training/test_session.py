@@ -34,7 +34,7 @@ from nmt.training.gradients import Gradients, Objective
 from nmt.training.loop import Trainer
 from nmt.training.report import Log, SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
-from tests.training.recipes import PAIRINGS
+from tests.training.recipes import PAIRINGS, newest
 from tests.training.recipes import small_recipe as recipe
 
 
@@ -73,11 +73,6 @@ class Recorder(SilentReporter):
 
 def session(folder: Path, **options: Any) -> Session:
     return Session(folder, device="cpu", store=folder.parent / "store", **options)
-
-
-def newest(folder: Path) -> Path:
-    """The checkpoint of a run that is gone on from."""
-    return max((folder / "resume").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
