@@ -477,7 +477,8 @@ class TrainingConfig(Frozen):
     ``batch_tokens`` bounds rows times the longest side of a batch, padding counted; ``accumulate`` batches make one
     step. ``optimizer`` ``muon`` moves the matrices that states are multiplied by along orthogonal ones (Jordan et al.
     2024) and all other weights as ``adamw`` does; ``weight_decay`` is for these two, and muon leaves ``betas`` and
-    ``epsilon`` to those other weights. ``metric`` decides which checkpoint is best and when ``patience`` validations
+    ``epsilon`` to those other weights. Embeddings and the output layer move at ``embedding_rate`` times the learning
+    rate. ``metric`` decides which checkpoint is best and when ``patience`` validations
     without improvement stop the run (0: never). ``average`` is how many of the best checkpoints are averaged into the
     model that translates (0 and 1: none, the best is used). ``consistency`` above 0 sends every batch through the model
     twice, with other units dropped, and weighs how far the two predictions are apart (R-Drop, Liang et al. 2021, where
@@ -495,6 +496,7 @@ class TrainingConfig(Frozen):
     accumulate: int = Field(default=1, ge=1)
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: float = Field(default=5e-4, gt=0.0)
+    embedding_rate: float = Field(default=1.0, gt=0.0)
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     epsilon: float = Field(default=1e-9, gt=0.0)
     weight_decay: float = Field(default=0.0, ge=0.0)

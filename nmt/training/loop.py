@@ -25,6 +25,7 @@ from nmt.training.allocator import forget_most_memory, most_memory
 from nmt.training.average import average
 from nmt.training.curves import draw_curves
 from nmt.training.gradients import Gradients, Objective
+from nmt.training.groups import set_rate
 from nmt.training.pace import new_pace
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
@@ -141,8 +142,7 @@ class Trainer:
         norm = float(clip_grad_norm_(parameters, self.config.clip_norm or math.inf))
         position.step += 1
         self._rate = state.schedule.learning_rate(position.step, self.pace.total_steps(position))
-        for group in state.optimizer.param_groups:
-            group["lr"] = self._rate
+        set_rate(state.optimizer, self._rate)
         if math.isfinite(loss) and math.isfinite(norm):
             state.optimizer.step()
             position.skipped_in_a_row = 0

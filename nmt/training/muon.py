@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nmt.distributed import ALONE, Ranks
 from nmt.models import Seq2Seq
+from nmt.training.groups import grouped, token_tables
 
 __all__ = ["Muon", "hidden_matrices", "orthogonalized"]
 
@@ -52,8 +53,7 @@ def hidden_matrices(model: Seq2Seq) -> Iterator[tuple[Tensor, int]]:
         for name, parts in getattr(module, "stacked", {}).items():
             if (layer := getattr(module, name)) is not None:
                 stacked[layer.weight] = parts
-    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    tables.add(model.output.weight)
+    tables = token_tables(model)
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.weight not in tables and min(module.weight.shape) > 1:
             yield module.weight, stacked.get(module.weight, 1)
@@ -67,7 +67,8 @@ class Muon(torch.optim.Optimizer):
 
     A matrix of R x C moves by ``SHARE`` sqrt(max(R, C)) times the rate, which has the root mean square of ``SHARE``
     times the rate whatever its shape (Liu et al. 2025, section 2.2), so that what was a good rate for Adam is one here.
-    ``weight_decay`` is decoupled (Loshchilov and Hutter 2019), in both. On a processor each of the ``ranks`` makes its
+    ``weight_decay`` is decoupled (Loshchilov and Hutter 2019), in both; tables of tokens move at ``embedding_rate``
+    times the rate (:func:`nmt.training.groups.grouped`). On a processor each of the ``ranks`` makes its
     share of a step's orthogonal matrices. On GPUs each makes all of them, which keeps weights the same to the last bit
     where the GPUs are of one kind.
 
@@ -84,12 +85,14 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
+        embedding_rate: float = 1.0,
     ) -> None:
         self._ranks = ranks
         self.matrices = dict(hidden_matrices(model))
         rest = [parameter for parameter in model.parameters() if parameter not in self.matrices]
-        super().__init__([{"params": list(self.matrices)}], {"lr": lr, "weight_decay": weight_decay})
-        self._adam = torch.optim.AdamW(rest, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        of_rest = grouped(model, rest, embedding_rate)
+        super().__init__([{"params": list(self.matrices), "factor": 1.0}], {"lr": lr, "weight_decay": weight_decay})
+        self._adam = torch.optim.AdamW(of_rest, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
         self._adam.state = self.state
         self.param_groups += self._adam.param_groups
 

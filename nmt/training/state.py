@@ -32,6 +32,7 @@ from nmt.data.batching import Mark
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError
 from nmt.models import Seq2Seq
+from nmt.training.groups import grouped
 from nmt.training.muon import Muon
 from nmt.training.schedule import Schedule
 
@@ -232,13 +233,14 @@ def _new_optimizer(model: Seq2Seq, config: TrainingConfig, ranks: Ranks) -> torc
         "eps": config.epsilon,
         "weight_decay": config.weight_decay,
     }
+    parts = grouped(model, model.parameters(), config.embedding_rate)
     match config.optimizer:
         case "adam":
-            return torch.optim.Adam(model.parameters(), fused=True, **rates)
+            return torch.optim.Adam(parts, fused=True, **rates)
         case "adamw":
-            return torch.optim.AdamW(model.parameters(), fused=True, **rates)
+            return torch.optim.AdamW(parts, fused=True, **rates)
         case "muon":
-            return Muon(model, ranks, **rates)
+            return Muon(model, ranks, embedding_rate=config.embedding_rate, **rates)
     assert_never(config.optimizer)
 
 
