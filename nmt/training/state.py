@@ -36,7 +36,7 @@ from nmt.training.groups import grouped
 from nmt.training.muon import Muon
 from nmt.training.schedule import Schedule
 
-__all__ = ["Interval", "Position", "TrainingState", "new_state", "remove_older", "seed_rank"]
+__all__ = ["Interval", "Position", "TrainingState", "new_optimizer", "new_state", "remove_older", "seed_rank"]
 
 #: Checkpoints to go on from that are kept: the newest, and the one before in case the newest is damaged.
 KEPT = 2
@@ -219,13 +219,13 @@ def new_state(run: Run, device: torch.device, ranks: Ranks) -> TrainingState:
     config = run.recipe.training
     torch.manual_seed(config.seed)
     model = run.new_model().to(device)
-    optimizer = _new_optimizer(model, config, ranks)
+    optimizer = new_optimizer(model, config, ranks)
     if not ranks.is_first:
         seed_rank(config.seed, ranks.rank, 0)
     return TrainingState(model, optimizer, Schedule(config), ranks)
 
 
-def _new_optimizer(model: Seq2Seq, config: TrainingConfig, ranks: Ranks) -> torch.optim.Optimizer:
+def new_optimizer(model: Seq2Seq, config: TrainingConfig, ranks: Ranks) -> torch.optim.Optimizer:
     """The optimiser a recipe names, of all weights of the model."""
     rates: dict[str, Any] = {
         "lr": config.learning_rate,
