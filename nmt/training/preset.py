@@ -105,6 +105,8 @@ DROPOUTS = ((60, 0.35), (22, 0.3), (8, 0.2))
 CONSISTENT_FROM, CONSISTENT_WIDTH = 22, 192
 #: The width up to which Muon's products, in single precision, are little beside a step's own.
 MUON_WIDTH = 256
+#: How many times the rate of Muon's matrices embeddings and the output layer move at.
+EMBEDDING_RATE = 4.0
 #: Learning rates for batches of 4,096 tokens, by width.
 RATES = {128: 3e-3, 192: 3e-3, 256: 2e-3, 384: 1.5e-3, 512: 1e-3}
 
@@ -236,6 +238,9 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
         ),
         Choice("training.validation_beam", 1, "greedy search is quick, and ranks checkpoints as a beam does"),
     ]
+    if optimizer == "muon":
+        reason = "embeddings move as Adam moves them, for which the rate of Muon's matrices is too low"
+        chosen.append(Choice("training.embedding_rate", EMBEDDING_RATE, reason))
     if consistent:
         reason = "both predictions of a batch have to agree (R-Drop): that teaches more than as many epochs again"
         chosen.append(Choice("training.consistency", 2.0, reason))

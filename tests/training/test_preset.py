@@ -57,7 +57,9 @@ def test_muon_is_for_narrow_models() -> None:
     recipes = [chosen(Survey(10**6, 15 * 10**6), FAST, budget) for budget in (60.0, 600.0, 3600.0, 1e5, 1e6)]
     widths = [width(recipe) for recipe in recipes]
     assert min(widths) <= 256 < max(widths)
-    assert [recipe.training.optimizer for recipe in recipes] == ["muon" if one <= 256 else "adam" for one in widths]
+    by_muon = [one <= 256 for one in widths]
+    assert [recipe.training.optimizer == "muon" for recipe in recipes] == by_muon
+    assert [recipe.training.embedding_rate > 1 for recipe in recipes] == by_muon
 
 
 def test_small_corpora_get_small_vocabularies() -> None:
