@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nmt.distributed import Ranks
+from nmt.distributed import ALONE, Ranks
 from nmt.models import Seq2Seq
 from nmt.training.muon import SHARE, Muon, hidden_matrices, orthogonalized
 from tests.models.pairings import NINE, PAIRINGS, new_model
@@ -20,8 +20,8 @@ def model_of(pairing: str) -> Seq2Seq:
     return new_model(pairing, dtype=torch.float32)
 
 
-def muon_of(model: Seq2Seq, decay: float = 0.0, **ranks: Ranks) -> Muon:
-    return Muon(model, lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=decay, **ranks)
+def muon_of(model: Seq2Seq, decay: float = 0.0, ranks: Ranks = ALONE) -> Muon:
+    return Muon(model, ranks, lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=decay)
 
 
 def steps_of(model: Seq2Seq, *optimizers: torch.optim.Optimizer, number: int = 1) -> dict[str, Tensor]:
