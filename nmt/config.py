@@ -478,15 +478,14 @@ class TrainingConfig(Frozen):
     step. ``optimizer`` ``muon`` moves the matrices that states are multiplied by along orthogonal ones (Jordan et al.
     2024) and all other weights as ``adamw`` does; ``weight_decay`` is for these two, and muon leaves ``betas`` and
     ``epsilon`` to those other weights. Embeddings and the output layer move at ``embedding_rate`` times the learning
-    rate. ``metric`` decides which checkpoint is best and when ``patience`` validations
-    without improvement stop the run (0: never). ``average`` is how many of the best checkpoints are averaged into the
-    model that translates (0 and 1: none, the best is used). ``consistency`` above 0 sends every batch through the model
-    twice, with other units dropped, and weighs how far the two predictions are apart (R-Drop, Liang et al. 2021, where
-    it is 5): a step takes twice the time and memory, and with adam a model needs many more steps. ``precision``
-    ``auto`` takes bfloat16 products where the processor has them. Validation translates with a beam of
-    ``validation_beam`` (0: that of ``decoding``) and scores with sacreBLEU's tokenisation ``bleu_tokenize`` (``auto``:
-    the target language's; ``none`` for text that is tokenised already). ``tensorboard`` writes the figures of
-    ``log.jsonl`` as TensorBoard events too.
+    rate. ``metric`` decides which checkpoint is best and when ``patience`` validations without improvement stop the run
+    (0: never). ``average`` is how many of the best checkpoints are averaged into the model that translates (0 and 1:
+    none, the best is used). ``consistency`` above 0 sends every batch through the model twice, with other units
+    dropped, and weighs how far the two predictions are apart (R-Drop, Liang et al. 2021, where it is 5): a step takes
+    twice the time and memory, and with adam a model needs many more steps. ``precision`` ``auto`` takes bfloat16
+    products where the processor has them. Validation translates with a beam of ``validation_beam`` (0: that of
+    ``decoding``) and scores with sacreBLEU's tokenisation ``bleu_tokenize`` (``auto``: the target language's; ``none``
+    for text that is tokenised already). ``tensorboard`` writes the figures of ``log.jsonl`` as TensorBoard events too.
     """
 
     seed: int = Field(default=1, ge=0, lt=2**63)

@@ -21,9 +21,8 @@ def token_tables(model: Seq2Seq) -> set[Tensor]:
 def grouped(model: Seq2Seq, weights: Iterable[Tensor], embedding_rate: float) -> list[dict[str, Any]]:
     """The ``weights`` in groups for an optimiser; a group moves at ``factor`` times the learning rate.
 
-    Tables of tokens have ``embedding_rate`` for their factor. A row moves only for its own token, and how far it has to
-    go does not shrink with the width of the model as for a matrix, whose inputs add up (Yang et al. 2022, table 3): one
-    rate for both is too little for the one or too much for the other.
+    Tables of tokens have ``embedding_rate`` for their factor: how far a row has to go does not shrink with the width of
+    the model as it does for a matrix, whose inputs add up (Yang et al. 2022, table 3).
     """
     tables = token_tables(model)
     parts: dict[float, list[Tensor]] = {}

@@ -68,9 +68,9 @@ class Muon(torch.optim.Optimizer):
     A matrix of R x C moves by ``SHARE`` sqrt(max(R, C)) times the rate, which has the root mean square of ``SHARE``
     times the rate whatever its shape (Liu et al. 2025, section 2.2), so that what was a good rate for Adam is one here.
     ``weight_decay`` is decoupled (Loshchilov and Hutter 2019), in both; tables of tokens move at ``embedding_rate``
-    times the rate (:func:`nmt.training.groups.grouped`). On a processor each of the ``ranks`` makes its
-    share of a step's orthogonal matrices. On GPUs each makes all of them, which keeps weights the same to the last bit
-    where the GPUs are of one kind.
+    times the rate (:func:`nmt.training.groups.grouped`). On a processor each of the ``ranks`` makes its share of a
+    step's orthogonal matrices. On GPUs each makes all of them, which keeps weights the same to the last bit where the
+    GPUs are of one kind.
 
     ``matrices`` says of each weight that goes by Muon how many matrices it holds. The state of both optimisers is in
     ``state``, by parameter; it is saved and loaded there, ``load_state_dict`` is not for it.
