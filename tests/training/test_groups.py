@@ -1,4 +1,4 @@
-"""Which weights move at which rate: over all families, against torch's own Adam at the two rates."""
+"""Which weights move at which rate: over all families, and step by step against runs at the one and the other."""
 
 from __future__ import annotations
 
