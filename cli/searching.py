@@ -36,7 +36,7 @@ HELP = {
     "max_extra": "and so many more.",
     "on_long": "A line longer than is read at once: split at ends of sentences, cut off, or an error.",
     "batch_size": "Sentences searched together.",
-    "precision": "The type of weights: auto is bfloat16 where the processor has it, else float16; float32 is exact.",
+    "precision": "The type of weights: auto goes by the processor and the size of the model; float32 rounds nothing.",
 }
 
 Verb = TypeVar("Verb", bound=Callable[..., None])

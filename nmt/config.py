@@ -547,10 +547,11 @@ class DecodingConfig(Frozen):
 
     A line longer than the model reads at once is ``on_long`` split at the ends of sentences, cut off, or an error.
 
-    ``precision`` is the type of the weights in products: float32 is the reference, ``auto`` takes bfloat16 on a CPU
-    that multiplies it, where one line of a small model in eight may differ, and float16 for small models on other x86
-    processors, where one in some hundreds may. int8 is for the latter too: quicker for many lines at once, and more of
-    them differ.
+    ``precision`` is the type of the weights in products: float32 is the reference. ``auto`` takes bfloat16 on a CPU
+    that multiplies it, but for models of up to four million weights, for which it is no quicker and changed one line in
+    eight; float16 for models of up to eight million on other x86 processors, where one line in some hundreds may
+    differ; float32 elsewhere. int8 is for processors without bfloat16: quicker for many lines at once, and more of them
+    differ.
     """
 
     beam: int = Field(default=5, ge=1)

@@ -38,6 +38,10 @@ LARGE = 2**18
 LIGHT = 2**23
 """Weights that a model may have for ``auto`` to choose float16: laying out more would be felt as a command starts."""
 
+SLIGHT = 2**22
+"""Weights that a model may have for bfloat16 to be no quicker than float32 wherever it is multiplied: most of its time
+goes to calls, and rounding what comes in takes more of them."""
+
 SMALL = 2**17
 """Elements of a weight below which rounding to int8 takes the time that its product saves."""
 
@@ -47,13 +51,14 @@ def resolve_precision(
 ) -> Precision:
     """The precision that a name means on ``device``, for a model of that many weights.
 
-    ``auto`` is bfloat16 where a CPU multiplies it, float16 for small models on other processors for which there is
-    FBGEMM (x86 with AVX2), and float32 elsewhere, the GPU included: search waits there for kernels to start, not for
-    products. Raises ConfigError for float16 and int8 on a GPU, or where there is no FBGEMM.
+    ``auto`` is bfloat16 where a CPU multiplies it, but for small models, for which it is no quicker there than float32;
+    float16 for small models on other processors for which there is FBGEMM (x86 with AVX2), and float32 elsewhere, the
+    GPU included: search waits there for kernels to start, not for products. Raises ConfigError for float16 and int8 on
+    a GPU, or where there is no FBGEMM.
     """
     if wanted == "auto":
         if device.type == "cpu" and multiplies_bfloat16(device):
-            return "bfloat16"
+            return "bfloat16" if weights > SLIGHT else "float32"
         return "float16" if has_fbgemm(device) and weights <= LIGHT else "float32"
     if wanted in ("float16", "int8") and not has_fbgemm(device):
         raise ConfigError(f"precision {wanted} cannot be had on {device.type} here: use float32 or bfloat16")

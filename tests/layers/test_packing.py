@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from nmt.errors import ConfigError
-from nmt.layers.packing import LARGE, Precision, pack, pack_layers, resolve_precision
+from nmt.layers.packing import LARGE, LIGHT, SLIGHT, Precision, pack, pack_layers, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -105,9 +105,10 @@ def test_layers_side_by_side() -> None:
 
 
 def test_precision_goes_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    for has, expected in ((False, "float16"), (True, "bfloat16")):
+    slight, light, heavy = (SLIGHT, LIGHT, LIGHT + 1)
+    for has, expected in ((False, ["float16", "float16", "float32"]), (True, ["float32", "bfloat16", "bfloat16"])):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
-        assert resolve_precision("auto", CPU) == expected
+        assert [resolve_precision("auto", CPU, weights) for weights in (slight, light, heavy)] == expected
         for precision in get_args(Precision):
             assert resolve_precision(precision, CPU) == precision
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
