@@ -482,10 +482,12 @@ class TrainingConfig(Frozen):
     (0: never). ``average`` is how many of the best checkpoints are averaged into the model that translates (0 and 1:
     none, the best is used). ``consistency`` above 0 sends every batch through the model twice, with other units
     dropped, and weighs how far the two predictions are apart (R-Drop, Liang et al. 2021, where it is 5): a step takes
-    twice the time and memory, and with adam a model needs many more steps. ``precision`` ``auto`` takes bfloat16
-    products where the processor has them. Validation translates with a beam of ``validation_beam`` (0: that of
-    ``decoding``) and scores with sacreBLEU's tokenisation ``bleu_tokenize`` (``auto``: the target language's; ``none``
-    for text that is tokenised already). ``tensorboard`` writes the figures of ``log.jsonl`` as TensorBoard events too.
+    twice the time and memory, and with adam a model needs many more steps. That begins after ``consistency_start`` of
+    the run, a share of its steps, or of its time where it has a budget: a model that has yet to learn its corpus cannot
+    know it by heart. ``precision`` ``auto`` takes bfloat16 products where the processor has them. Validation translates
+    with a beam of ``validation_beam`` (0: that of ``decoding``) and scores with sacreBLEU's tokenisation
+    ``bleu_tokenize`` (``auto``: the target language's; ``none`` for text that is tokenised already). ``tensorboard``
+    writes the figures of ``log.jsonl`` as TensorBoard events too.
     """
 
     seed: int = Field(default=1, ge=0, lt=2**63)
@@ -504,6 +506,7 @@ class TrainingConfig(Frozen):
     )
     label_smoothing: Probability = 0.1
     consistency: float = Field(default=0.0, ge=0.0)
+    consistency_start: float = Field(default=0.0, ge=0.0, lt=1.0)
     clip_norm: float = Field(default=1.0, ge=0.0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     validate_every: int = Field(default=1000, ge=1)
@@ -520,6 +523,12 @@ class TrainingConfig(Frozen):
     def _decay(self) -> TrainingConfig:
         if self.weight_decay and self.optimizer == "adam":
             raise ValueError("weight_decay belongs to optimizer = 'adamw' or 'muon'")
+        return self
+
+    @model_validator(mode="after")
+    def _start(self) -> TrainingConfig:
+        if self.consistency_start and not self.consistency:
+            raise ValueError("consistency_start belongs to a consistency above 0")
         return self
 
 

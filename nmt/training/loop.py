@@ -26,7 +26,7 @@ from nmt.training.average import average
 from nmt.training.curves import draw_curves
 from nmt.training.gradients import Gradients, Objective
 from nmt.training.groups import set_rate
-from nmt.training.pace import new_pace
+from nmt.training.pace import begin_twice, new_pace
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
 from nmt.training.signals import Stopped, StopRequest
@@ -61,8 +61,8 @@ class Trainer:
         self.ranks = state.ranks
         self.device = next(state.model.parameters()).device
         self.dtype = resolve_precision(self.config.precision, self.device)
-        objective = Objective(state.model, self.config.label_smoothing, self.config.consistency)
-        self.gradients = Gradients(state, objective, self.dtype)
+        self.objective = Objective(state.model, self.config.label_smoothing)
+        self.gradients = Gradients(state, self.objective, self.dtype)
         self.pace = new_pace(self.config)
         self._rate = 0.0
         self._unsaved_in_a_row = 0
@@ -108,6 +108,7 @@ class Trainer:
 
         Raises DivergedError where the gradients of several in a row are no numbers.
         """
+        self._choose_passes()
         began = time.monotonic()
         batches = self._next_batches()
         waiting = time.monotonic() - began
@@ -116,6 +117,15 @@ class Trainer:
         norm = self._update(loss)
         self._count(batches, loss, norm, waiting)
         self._tell(tokens)
+
+    def _choose_passes(self) -> None:
+        """Whether the batches of the next step go through once or twice."""
+        position = self.state.position
+        if not position.twice and self.pace.goes_twice(position):
+            if position.step:
+                self.reporter.note(f"step {position.step}: from here on every batch goes through twice")
+            begin_twice(position)
+        self.objective.consistency = self.config.consistency if position.twice else 0.0
 
     def _next_batches(self) -> list[Batch]:
         """The batches of the next step that this process takes; the position moves behind all of them."""

@@ -4,14 +4,19 @@ By steps, all of it stands in the recipe. By the clock, a budget of seconds is f
 the time left give the number of steps that the run will have had, which is what the schedule needs to know for the
 rate to reach its end as the time does; validations come at equal distances in time, as many as a tenth of the budget
 pays for and at least one a quarter; and what the last validation and the average will take is kept back for them.
+
+A step that sends its batches through the model twice (``training.consistency``) takes about :data:`TWICE` the time of
+one that does not: a run that begins with the latter is timed by that, until it is known.
 """
 
 from __future__ import annotations
 
+import math
+
 from nmt.config import TrainingConfig
 from nmt.training.state import Position
 
-__all__ = ["Pace", "StepPace", "TimePace", "new_pace"]
+__all__ = ["Pace", "StepPace", "TimePace", "begin_twice", "new_pace"]
 
 #: The share of a budget that validations on the way may take, if they are cheap enough for one a quarter, and how many
 #: there are at most.
@@ -22,6 +27,8 @@ SAVE_SECONDS = 120.0
 COLD_STEPS = 5
 #: The share of a budget that is kept back for what cannot be foreseen.
 MARGIN = 0.01
+#: The time of a step with two passes in that of a step with one.
+TWICE = 2.0
 
 
 class StepPace:
@@ -32,6 +39,13 @@ class StepPace:
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
+        self.twice_after = (
+            round(config.consistency_start * config.max_steps) if config.consistency else config.max_steps
+        )
+
+    def goes_twice(self, position: Position) -> bool:
+        """Whether the next step sends its batches through twice."""
+        return position.step >= self.twice_after
 
     def total_steps(self, position: Position) -> int | None:
         """The step with which the run will end, as far as can be told now: ``max_steps``."""
@@ -63,7 +77,10 @@ class StepPace:
             return None
         every, last = self.config.validate_every, self.config.max_steps
         validations = last // every - position.validated // every + (last % every > 0) + (self.config.average > 1)
-        return max(0, last - position.step) * each + validations * position.validation_seconds
+        steps = float(max(0, last - position.step))
+        if not position.twice:
+            steps += (TWICE - 1) * min(steps, last - self.twice_after)
+        return steps * each + validations * position.validation_seconds
 
 
 class TimePace:
@@ -75,12 +92,21 @@ class TimePace:
     def __init__(self, config: TrainingConfig) -> None:
         self.budget = config.budget
         self.averages = config.average > 1
+        self.twice_after = config.consistency_start * config.budget if config.consistency else math.inf
+
+    def goes_twice(self, position: Position) -> bool:
+        """Whether the next step sends its batches through twice; when one has, all later ones do."""
+        return position.twice or position.seconds >= self.twice_after
 
     def total_steps(self, position: Position) -> int | None:
         """The steps done and those that the time left is enough for, at the speed so far; None while it is unknown."""
         if (each := _seconds_a_step(position)) is None:
             return None
-        return max(position.step, 1) + int(self._time_for_steps(position) / each)
+        left = self._time_for_steps(position)
+        if not position.twice:
+            until = max(0.0, self.twice_after - position.seconds)
+            left -= max(0.0, left - until) * (1 - 1 / TWICE)
+        return max(position.step, 1) + int(left / each)
 
     def is_over(self, position: Position) -> bool:
         """Whether only what the end takes is left. However short the budget, there is a step to save."""
@@ -133,6 +159,13 @@ class TimePace:
         first = max(0.0, self._next_validation(position) - position.seconds)
         validations = 0 if left < first else 1 + int((left - first) / self._distance(position))
         return max(0.0, left - validations * position.validation_seconds)
+
+
+def begin_twice(position: Position) -> None:
+    """From here on batches go through twice: what a step takes is expected anew, and soon known."""
+    position.twice = True
+    if (each := _seconds_a_step(position)) is not None:
+        position.timed_steps, position.timed_seconds = COLD_STEPS + 1, TWICE * each
 
 
 def _timed(position: Position, seconds: float) -> None:

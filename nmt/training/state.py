@@ -68,7 +68,8 @@ class Position:
     ``halved`` counts how often memory ran out; since then a batch has at most ``room`` tokens, padding counted, 0 being
     no bound.
     Steps, tokens and seconds count from the run's beginning; ``skipped_in_a_row`` are the last steps, and ``waited``
-    the last validations without improvement. ``timed_steps`` to ``saved_at``, in seconds of the run, is what
+    the last validations without improvement. ``twice`` says that batches go through the model twice by now
+    (``training.consistency``). ``timed_steps`` to ``saved_at``, in seconds of the run, is what
     :mod:`nmt.training.pace` goes by; ``spent`` is the budget with which the run came to its end.
     """
 
@@ -87,6 +88,7 @@ class Position:
     validated: int = 0
     best_score: float | None = None
     waited: int = 0
+    twice: bool = False
     timed_steps: int = 0
     timed_seconds: float = 0.0
     validation_seconds: float = 0.0

@@ -51,6 +51,8 @@ CHANCE = (
     "model.encoder.dropout=0.2",
     "model.decoder.dropout=0.2",
     "model.embedding_dropout=0.1",
+    "training.consistency=1",
+    "training.consistency_start=0.5",
 )
 #: Figures that are other ones each time, however exact the run.
 TIMES = {

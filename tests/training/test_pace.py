@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from nmt.config import TrainingConfig
-from nmt.training.pace import StepPace, TimePace, new_pace
+from nmt.training.pace import StepPace, TimePace, begin_twice, new_pace
 from nmt.training.schedule import Schedule
 from nmt.training.state import Position
 
@@ -23,7 +23,8 @@ def config(**values: Any) -> TrainingConfig:
 class Simulation:
     """A run of which every step and every validation takes the seconds it is told to; the clock is a number.
 
-    With ``resumed`` it is stopped and gone on with after every step: only the position is kept.
+    With ``resumed`` it is stopped and gone on with after every step: only the position is kept. A step with two passes
+    takes ``twice`` as long.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Simulation:
         validation_seconds: Any,
         head: float = 0.0,
         resumed: bool = False,
+        twice: float = 1.0,
     ) -> None:
         self.pace, self.schedule = new_pace(training), Schedule(training)
         self.position = Position(seconds=float(head))
@@ -40,12 +42,16 @@ class Simulation:
         self.validations: list[float] = []
         self.saves: list[float] = []
         self.expected: list[tuple[float, float | None]] = []
+        self.twice_from: list[tuple[int, float]] = []
         validated = -1
         while not self.pace.is_over(self.position) or validated != self.position.step:
             if not self.pace.is_over(self.position):
+                if not self.position.twice and self.pace.goes_twice(self.position):
+                    begin_twice(self.position)
+                    self.twice_from.append((self.position.step, self.position.seconds))
                 self.position.step += 1
                 self.rates.append(self.schedule.learning_rate(self.position.step, self.pace.total_steps(self.position)))
-                self.spend(float(step_seconds(self.position.step)))
+                self.spend(float(step_seconds(self.position.step)) * (twice if self.position.twice else 1))
                 self.expected.append((self.position.seconds, self.pace.seconds_left(self.position)))
             if self.pace.is_over(self.position) or self.pace.validates(self.position):
                 self.validate(float(validation_seconds(self.position.seconds)))
@@ -196,3 +202,51 @@ def test_nobody_knows_how_long_it_will_take_before_the_machine_is_warm() -> None
     run = Simulation(config(max_steps=20, validate_every=10), lambda step: 1.0, lambda now: 2.0)
     assert [left is None for _, left in run.expected] == [True] * 5 + [False] * 15
     assert run.expected[-1][1] == 2.0
+
+
+def test_without_consistency_no_batch_goes_twice() -> None:
+    for training in (config(max_steps=50), config(budget=50)):
+        assert Simulation(training, lambda step: 1.0, lambda now: 2.0).twice_from == []
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3, 0.9])
+def test_batches_go_twice_after_a_share_of_the_steps(start: float) -> None:
+    training = config(max_steps=200, consistency=2.0, consistency_start=start)
+    run = Simulation(training, lambda step: 1.0, lambda now: 2.0)
+    assert [step for step, _ in run.twice_from] == [200 * start]
+
+
+@pytest.mark.parametrize(
+    ("start", "twice", "resumed"),
+    [(0.0, 2.0, False), (0.3, 1.7, False), (0.3, 2.0, True), (0.3, 2.2, False), (0.8, 1.7, True), (0.8, 2.2, False)],
+)
+def test_batches_go_twice_after_a_share_of_the_time_and_the_rate_knows_of_it(
+    start: float, twice: float, resumed: bool
+) -> None:
+    training = config(budget=900, consistency=2.0, consistency_start=start)
+    run = Simulation(training, uneven(4, 0.3), lambda now: 8.0, 10.0, resumed, twice)
+    assert 0.97 * 900 <= run.position.seconds <= 900 * 1.005
+    ((_, seconds),) = run.twice_from
+    assert seconds == pytest.approx(max(10.0, 900 * start), abs=10)
+    assert run.rates[-1] < 0.01e-3
+    top = run.rates.index(max(run.rates))
+    left = len(run.rates) - top
+    straight = [1e-3 * (1 - place / left) for place in range(left)]
+    assert run.rates[top:] == pytest.approx(straight, abs=0.1e-3), "on both sides of that step"
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 1000, "validate_every": 100}, {"budget": 1500}])
+def test_how_long_it_will_take_is_known_before_batches_go_twice(length: dict[str, int]) -> None:
+    training = config(consistency=2.0, consistency_start=0.4, **length)
+    run = Simulation(training, uneven(5, 1), lambda now: 12.0, 5.0, twice=2.1)
+    end = run.position.seconds
+    told = [(seconds, left) for seconds, left in run.expected if 0.05 * end <= seconds]
+    assert len(told) > 500
+    for seconds, left in told:
+        assert left is not None
+        assert left == pytest.approx(end - seconds, rel=0.2, abs=15)
+
+
+def test_a_start_without_consistency_is_refused() -> None:
+    with pytest.raises(ValidationError, match="consistency_start belongs to a consistency above 0"):
+        config(consistency_start=0.5)

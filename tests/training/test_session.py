@@ -136,6 +136,35 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
     assert losses(stopped) == losses(straight)
 
 
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_batches_go_twice_from_the_share_of_the_run_on_that_the_recipe_says(
+    stop: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before it, at it and after it, and resumed: the same, and told once."""
+    asked: list[float] = []
+    forward = Objective.forward
+
+    def watched(self: Objective, batch: Batch) -> torch.Tensor:
+        asked.append(self.consistency)
+        return forward(self, batch)
+
+    monkeypatch.setattr(Objective, "forward", watched)
+    settings = ("training.consistency=2", "training.consistency_start=0.25", "model.decoder.dropout=0.2")
+    wanted = recipe(corpus, "gru", "gru", *settings)
+    train(wanted, session(tmp_path / "straight"), straight := Recorder())
+    assert asked == [0.0] * 3 + [2.0] * 9
+    stopped, resumed = Recorder({stop: lambda: os.kill(os.getpid(), signal.SIGTERM)}), Recorder()
+    with pytest.raises(Interrupted):
+        train(wanted, session(tmp_path / "stopped"), stopped)
+    train(wanted, session(tmp_path / "stopped", resume=True), resumed)
+    assert asked[12:] == asked[:12]
+    assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "straight")
+    for notes in (straight.notes, stopped.notes + resumed.notes):
+        assert [note for note in notes if "through twice" in note] == [
+            "step 3: from here on every batch goes through twice"
+        ]
+
+
 @pytest.mark.parametrize("optimizers", [("adamw", "muon"), ("muon", "adam")])
 def test_a_run_goes_on_with_another_optimiser_where_it_is_told_to(
     optimizers: tuple[str, str], corpus: Path, tmp_path: Path
