@@ -51,6 +51,7 @@ def test_the_more_often_pairs_are_seen_the_more_is_dropped_until_passes_have_to_
     recipes = [chosen(MULTI30K, SLOW, budget) for budget in (1200.0, 2400.0, 6900.0, 20_000.0, 100_000.0)]
     assert [recipe.model.encoder.dropout for recipe in recipes] == [0.1, 0.2, 0.3, 0.2, 0.25]
     assert [recipe.training.consistency for recipe in recipes] == [0, 0, 0, 2, 2]
+    assert [recipe.training.consistency_start for recipe in recipes] == [0, 0, 0, 0.3, 0.3]
 
 
 def test_muon_is_for_narrow_models() -> None:
