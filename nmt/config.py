@@ -480,14 +480,19 @@ class TrainingConfig(Frozen):
     ``epsilon`` to those other weights. Embeddings and the output layer move at ``embedding_rate`` times the learning
     rate. ``metric`` decides which checkpoint is best and when ``patience`` validations without improvement stop the run
     (0: never). ``average`` is how many of the best checkpoints are averaged into the model that translates (0 and 1:
-    none, the best is used). ``consistency`` above 0 sends every batch through the model twice, with other units
-    dropped, and weighs how far the two predictions are apart (R-Drop, Liang et al. 2021, where it is 5): a step takes
-    twice the time and memory, and with adam a model needs many more steps. That begins after ``consistency_start`` of
-    the run, a share of its steps, or of its time where it has a budget: a model that has yet to learn its corpus cannot
-    know it by heart. ``precision`` ``auto`` takes bfloat16 products where the processor has them. Validation translates
-    with a beam of ``validation_beam`` (0: that of ``decoding``) and scores with sacreBLEU's tokenisation
-    ``bleu_tokenize`` (``auto``: the target language's; ``none`` for text that is tokenised already). ``tensorboard``
-    writes the figures of ``log.jsonl`` as TensorBoard events too.
+    none, the best is used).
+
+    ``consistency`` above 0 sends every batch through the model twice, with other units dropped, and weighs how far the
+    two predictions are apart (R-Drop, Liang et al. 2021, where it is 5): a step takes twice the time and memory, and
+    with adam a model needs many more steps. ``consistency_start`` is the share of the run that goes before that, of its
+    time: a model that has yet to learn its corpus cannot know it by heart. (Without a budget it is told by steps, one
+    with two passes counting as two.) What has begun goes on, if a run is resumed, also where the share is raised;
+    ``patience`` counts from there; and the loss of a step is another one from there, that of validation is not.
+
+    ``precision`` ``auto`` takes bfloat16 products where the processor has them. Validation translates with a beam of
+    ``validation_beam`` (0: that of ``decoding``) and scores with sacreBLEU's tokenisation ``bleu_tokenize`` (``auto``:
+    the target language's; ``none`` for text that is tokenised already). ``tensorboard`` writes the figures of
+    ``log.jsonl`` as TensorBoard events too.
     """
 
     seed: int = Field(default=1, ge=0, lt=2**63)
@@ -525,12 +530,6 @@ class TrainingConfig(Frozen):
             raise ValueError("weight_decay belongs to optimizer = 'adamw' or 'muon'")
         return self
 
-    @model_validator(mode="after")
-    def _start(self) -> TrainingConfig:
-        if self.consistency_start and not self.consistency:
-            raise ValueError("consistency_start belongs to a consistency above 0")
-        return self
-
 
 # ------------------------------------------------------------------------------------------------------------ decoding
 
@@ -557,10 +556,10 @@ class DecodingConfig(Frozen):
     A line longer than the model reads at once is ``on_long`` split at the ends of sentences, cut off, or an error.
 
     ``precision`` is the type of the weights in products: float32 is the reference. ``auto`` takes bfloat16 on a CPU
-    that multiplies it, but for models of up to four million weights, for which it is no quicker and changed one line in
-    eight; float16 for models of up to eight million on other x86 processors, where one line in some hundreds may
-    differ; float32 elsewhere. int8 is for processors without bfloat16: quicker for many lines at once, and more of them
-    differ.
+    that multiplies it, but for models of up to four million weights: one of two million is no quicker with it, and one
+    of its lines in eight changed; float16 for models of up to eight million on other x86 processors, where one line in
+    some hundreds may differ; float32 elsewhere. int8 is for processors without bfloat16: quicker for many lines at
+    once, and more of them differ.
     """
 
     beam: int = Field(default=5, ge=1)

@@ -52,14 +52,14 @@ class TorchEngine:
         self.device = torch.device(device)
         self._models: tuple[Seq2Seq, ...] = ()
         self._modules = list(model.modules()) if isinstance(model, nn.Module) else []
-        self._size = 0
+        self._sizes: list[int] = []
         self._weights: list[nn.Parameter] = []
         self._counted: list[nn.Parameter] = []
         self._packed: dict[Precision, tuple[object, Packed | Ensemble]] = {}
         if isinstance(model, Seq2Seq | Ensemble):
             self._models = (model,) if isinstance(model, Seq2Seq) else model.models
             self._weights = list(model.parameters())
-            self._size = sum(weight.numel() for weight in self._weights)
+            self._sizes = [sum(weight.numel() for weight in one.parameters()) for one in self._models]
             self._counted = [weight for weight in self._weights if not weight.is_inference()]
             limits = (longest(model.encoder), longest(model.decoder))
         self.longest_source, self.longest_target = limits
@@ -82,7 +82,7 @@ class TorchEngine:
         return config.model_copy(update={"precision": self._precision(config)})
 
     def _precision(self, config: DecodingConfig) -> Precision:
-        return resolve_precision(config.precision, self.device, self._size)
+        return resolve_precision(config.precision, self.device, self._sizes)
 
     def packed(self, config: DecodingConfig) -> Searchable:
         """The model as it is now, laid out for search; what was laid out before serves while the weights are the same.

@@ -26,7 +26,7 @@ from nmt.training.average import average
 from nmt.training.curves import draw_curves
 from nmt.training.gradients import Gradients, Objective
 from nmt.training.groups import set_rate
-from nmt.training.pace import begin_twice, new_pace
+from nmt.training.pace import new_pace, turn
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
 from nmt.training.signals import Stopped, StopRequest
@@ -119,13 +119,16 @@ class Trainer:
         self._tell(tokens)
 
     def _choose_passes(self) -> None:
-        """Whether the batches of the next step go through once or twice."""
+        """Whether the batches of the next step go through once or twice; when they have gone twice, they go on so."""
         position = self.state.position
-        if not position.twice and self.pace.goes_twice(position):
+        twice = self.config.consistency > 0 and (position.twice or self.pace.goes_twice(position))
+        if twice != position.twice:
+            turn(position, twice)
+            self.state.schedule.waited = 0
             if position.step:
-                self.reporter.note(f"step {position.step}: from here on every batch goes through twice")
-            begin_twice(position)
-        self.objective.consistency = self.config.consistency if position.twice else 0.0
+                often = "twice" if twice else "once"
+                self.reporter.note(f"step {position.step}: from here on every batch goes through {often}")
+        self.objective.consistency = self.config.consistency if twice else 0.0
 
     def _next_batches(self) -> list[Batch]:
         """The batches of the next step that this process takes; the position moves behind all of them."""
@@ -361,7 +364,8 @@ class Trainer:
 
     def _is_over(self) -> bool:
         position = self.state.position
-        return self.pace.is_over(position) or 0 < self.config.patience <= position.waited
+        settled = position.twice or not self.config.consistency
+        return self.pace.is_over(position) or (settled and 0 < self.config.patience <= position.waited)
 
     def _save(self) -> None:
         """Write a checkpoint to go on from; all go on when it is there."""

@@ -6,17 +6,15 @@ rate to reach its end as the time does; validations come at equal distances in t
 pays for and at least one a quarter; and what the last validation and the average will take is kept back for them.
 
 A step that sends its batches through the model twice (``training.consistency``) takes about :data:`TWICE` the time of
-one that does not: a run that begins with the latter is timed by that, until it is known.
+one that does not. By that a run is timed that begins with the latter, and a share of its time is told in steps.
 """
 
 from __future__ import annotations
 
-import math
-
 from nmt.config import TrainingConfig
 from nmt.training.state import Position
 
-__all__ = ["Pace", "StepPace", "TimePace", "begin_twice", "new_pace"]
+__all__ = ["Pace", "StepPace", "TimePace", "new_pace", "turn"]
 
 #: The share of a budget that validations on the way may take, if they are cheap enough for one a quarter, and how many
 #: there are at most.
@@ -27,8 +25,8 @@ SAVE_SECONDS = 120.0
 COLD_STEPS = 5
 #: The share of a budget that is kept back for what cannot be foreseen.
 MARGIN = 0.01
-#: The time of a step with two passes in that of a step with one.
-TWICE = 2.0
+#: The time of a step with two passes in that of a step with one, and the weight of that in steps when they begin.
+TWICE, EXPECTED_STEPS = 2.0, 50
 
 
 class StepPace:
@@ -39,13 +37,11 @@ class StepPace:
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
-        self.twice_after = (
-            round(config.consistency_start * config.max_steps) if config.consistency else config.max_steps
-        )
+        self.once = config.max_steps if not config.consistency else _steps_of_time(config)
 
     def goes_twice(self, position: Position) -> bool:
-        """Whether the next step sends its batches through twice."""
-        return position.step >= self.twice_after
+        """Whether it is time to send batches through twice: after so many steps that send them once."""
+        return position.step >= self.once
 
     def total_steps(self, position: Position) -> int | None:
         """The step with which the run will end, as far as can be told now: ``max_steps``."""
@@ -79,7 +75,7 @@ class StepPace:
         validations = last // every - position.validated // every + (last % every > 0) + (self.config.average > 1)
         steps = float(max(0, last - position.step))
         if not position.twice:
-            steps += (TWICE - 1) * min(steps, last - self.twice_after)
+            steps += (TWICE - 1) * min(steps, last - self.once)
         return steps * each + validations * position.validation_seconds
 
 
@@ -92,11 +88,11 @@ class TimePace:
     def __init__(self, config: TrainingConfig) -> None:
         self.budget = config.budget
         self.averages = config.average > 1
-        self.twice_after = config.consistency_start * config.budget if config.consistency else math.inf
+        self.once = config.consistency_start if config.consistency else 1.0
 
     def goes_twice(self, position: Position) -> bool:
-        """Whether the next step sends its batches through twice; when one has, all later ones do."""
-        return position.twice or position.seconds >= self.twice_after
+        """Whether it is time to send batches through twice."""
+        return position.seconds >= self.once * self._deadline(position)
 
     def total_steps(self, position: Position) -> int | None:
         """The steps done and those that the time left is enough for, at the speed so far; None while it is unknown."""
@@ -104,8 +100,8 @@ class TimePace:
             return None
         left = self._time_for_steps(position)
         if not position.twice:
-            until = max(0.0, self.twice_after - position.seconds)
-            left -= max(0.0, left - until) * (1 - 1 / TWICE)
+            before = max(0.0, self.once * self._deadline(position) - position.seconds)
+            left -= max(0.0, left - before) * (1 - 1 / TWICE)
         return max(position.step, 1) + int(left / each)
 
     def is_over(self, position: Position) -> bool:
@@ -161,11 +157,26 @@ class TimePace:
         return max(0.0, left - validations * position.validation_seconds)
 
 
-def begin_twice(position: Position) -> None:
-    """From here on batches go through twice: what a step takes is expected anew, and soon known."""
-    position.twice = True
+def turn(position: Position, twice: bool) -> None:
+    """From here on batches go through twice, or once again.
+
+    What a step takes is learnt anew, beginning with what is expected of it; what may be in a batch is halved where that
+    is bounded, and patience is as long as it was.
+    """
+    position.twice = twice
     if (each := _seconds_a_step(position)) is not None:
-        position.timed_steps, position.timed_seconds = COLD_STEPS + 1, TWICE * each
+        known = min(position.timed_steps - COLD_STEPS, EXPECTED_STEPS)
+        position.timed_steps = COLD_STEPS + known
+        position.timed_seconds = known * each * (TWICE if twice else 1 / TWICE)
+    if twice and position.room:
+        position.room = max(1, position.room // 2)
+    position.waited = 0
+
+
+def _steps_of_time(config: TrainingConfig) -> int:
+    """So many steps with one pass take ``consistency_start`` of the time: n / (n + TWICE (all - n)) of it."""
+    share = config.consistency_start
+    return min(round(config.max_steps * TWICE * share / (1 + (TWICE - 1) * share)), config.max_steps - 1)
 
 
 def _timed(position: Position, seconds: float) -> None:

@@ -20,6 +20,7 @@ __all__ = ["Log", "Reporter", "SilentReporter", "StepReport", "ValidationReport"
 class StepReport:
     """The figures of the steps since the last report. Losses are nats a target token, times are seconds.
 
+    ``loss`` is what is minimised: smoothed, and with what two passes are apart where batches go through twice.
     ``seconds`` is the whole run's time so far, validations counted, and ``cpu_seconds`` what its processors worked.
     ``skipped`` steps had no finite gradient; ``halved`` times memory did not suffice for a batch. Why a run is slow:
     ``padding`` is the share of places in its batches that hold no token, ``waiting`` the share of the time that steps

@@ -156,7 +156,9 @@ class TrainingState:
         load_weights(self.model, read_tensors(source / "weights.safetensors"), str(source))
         tensors = read_tensors(source / "training.safetensors")
         self._load_moments(tensors)
-        self.position = Position(**_known(Position, state["position"]))
+        position = _known(Position, state["position"])
+        position.setdefault("twice", self.schedule.config.consistency > 0)  # as it was before that was written down
+        self.position = Position(**position)
         self._load_generators(tensors)
         self.interval = Interval(**_known(Interval, state["interval"]))
         self.data = str(state.get("data", ""))

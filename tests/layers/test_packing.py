@@ -105,18 +105,19 @@ def test_layers_side_by_side() -> None:
 
 
 def test_precision_goes_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    slight, light, heavy = (SLIGHT, LIGHT, LIGHT + 1)
-    for has, expected in ((False, ["float16", "float16", "float32"]), (True, ["float32", "bfloat16", "bfloat16"])):
+    models = [SLIGHT], [SLIGHT, SLIGHT, SLIGHT], [LIGHT], [LIGHT + 1]
+    without, having = ["float16", "float32", "float16", "float32"], ["float32", "float32", "bfloat16", "bfloat16"]
+    for has, expected in ((False, without), (True, having)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
-        assert [resolve_precision("auto", CPU, weights) for weights in (slight, light, heavy)] == expected
+        assert [resolve_precision("auto", CPU, weights) for weights in models] == expected
         for precision in get_args(Precision):
-            assert resolve_precision(precision, CPU) == precision
+            assert resolve_precision(precision, CPU, [1]) == precision
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert resolve_precision("auto", torch.device("cuda")) == "float32"
+    assert resolve_precision("auto", torch.device("cuda"), [1]) == "float32"
     for narrow in ("float16", "int8"):
         with pytest.raises(ConfigError, match=f"{narrow} cannot be had on cuda"):
-            resolve_precision(narrow, torch.device("cuda"))
+            resolve_precision(narrow, torch.device("cuda"), [1])
     monkeypatch.setattr("nmt.layers.packing.has_fbgemm", lambda device: False)
-    assert resolve_precision("auto", CPU) == "float32"
+    assert resolve_precision("auto", CPU, [1]) == "float32"
     with pytest.raises(ConfigError, match="int8 cannot be had on cpu here: use float32 or bfloat16"):
-        resolve_precision("int8", CPU)
+        resolve_precision("int8", CPU, [1])

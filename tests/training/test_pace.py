@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from nmt.config import TrainingConfig
-from nmt.training.pace import StepPace, TimePace, begin_twice, new_pace
+from nmt.training.pace import StepPace, TimePace, new_pace, turn
 from nmt.training.schedule import Schedule
 from nmt.training.state import Position
 
@@ -46,8 +46,8 @@ class Simulation:
         validated = -1
         while not self.pace.is_over(self.position) or validated != self.position.step:
             if not self.pace.is_over(self.position):
-                if not self.position.twice and self.pace.goes_twice(self.position):
-                    begin_twice(self.position)
+                if training.consistency and not self.position.twice and self.pace.goes_twice(self.position):
+                    turn(self.position, True)
                     self.twice_from.append((self.position.step, self.position.seconds))
                 self.position.step += 1
                 self.rates.append(self.schedule.learning_rate(self.position.step, self.pace.total_steps(self.position)))
@@ -205,15 +205,39 @@ def test_nobody_knows_how_long_it_will_take_before_the_machine_is_warm() -> None
 
 
 def test_without_consistency_no_batch_goes_twice() -> None:
-    for training in (config(max_steps=50), config(budget=50)):
+    for training in (config(max_steps=50, consistency_start=0.3), config(budget=50, consistency_start=0.3)):
         assert Simulation(training, lambda step: 1.0, lambda now: 2.0).twice_from == []
 
 
-@pytest.mark.parametrize("start", [0.0, 0.3, 0.9])
-def test_batches_go_twice_after_a_share_of_the_steps(start: float) -> None:
+@pytest.mark.parametrize(("start", "steps"), [(0.0, 0), (0.25, 80), (0.305, 93), (0.6, 150), (0.999, 199)])
+def test_batches_go_twice_after_a_share_of_the_time_told_by_steps(start: float, steps: int) -> None:
+    """80 of 200 steps take a quarter of the time where the other 120 take twice as long; the last goes twice anyway."""
     training = config(max_steps=200, consistency=2.0, consistency_start=start)
-    run = Simulation(training, lambda step: 1.0, lambda now: 2.0)
-    assert [step for step, _ in run.twice_from] == [200 * start]
+    run = Simulation(training, lambda step: 1.0, lambda now: 0.0, twice=2.0)
+    assert [step for step, _ in run.twice_from] == [steps]
+    assert run.twice_from[0][1] == pytest.approx(start * run.position.seconds, abs=2)
+
+
+def test_the_only_step_goes_twice() -> None:
+    assert Simulation(config(max_steps=1, consistency=1, consistency_start=0.6), lambda step: 1.0, float).twice_from
+
+
+def test_where_memory_bounds_batches_half_as_much_goes_twice() -> None:
+    bounded, unbounded = Position(room=101), Position()
+    for position in (bounded, unbounded):
+        turn(position, True)
+    assert (bounded.room, unbounded.room) == (50, 0)
+
+
+def test_what_went_twice_goes_once_again_at_twice_the_speed() -> None:
+    pace, position = new_pace(config(budget=1000)), Position(step=105, seconds=200.0, twice=True)
+    position.timed_steps, position.timed_seconds = 105, 200.0
+    before = pace.total_steps(position)
+    turn(position, False)
+    after = pace.total_steps(position)
+    assert before is not None
+    assert after is not None
+    assert after - 105 == pytest.approx(2 * (before - 105), rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +251,7 @@ def test_batches_go_twice_after_a_share_of_the_time_and_the_rate_knows_of_it(
     run = Simulation(training, uneven(4, 0.3), lambda now: 8.0, 10.0, resumed, twice)
     assert 0.97 * 900 <= run.position.seconds <= 900 * 1.005
     ((_, seconds),) = run.twice_from
-    assert seconds == pytest.approx(max(10.0, 900 * start), abs=10)
+    assert seconds == pytest.approx(max(10.0, (900 - 9 - 8) * start), abs=3), "of the time that steps have"
     assert run.rates[-1] < 0.01e-3
     top = run.rates.index(max(run.rates))
     left = len(run.rates) - top
@@ -245,8 +269,3 @@ def test_how_long_it_will_take_is_known_before_batches_go_twice(length: dict[str
     for seconds, left in told:
         assert left is not None
         assert left == pytest.approx(end - seconds, rel=0.2, abs=15)
-
-
-def test_a_start_without_consistency_is_refused() -> None:
-    with pytest.raises(ValidationError, match="consistency_start belongs to a consistency above 0"):
-        config(consistency_start=0.5)

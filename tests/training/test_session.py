@@ -22,7 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nmt.checkpoint import Run, latest_folder
+from nmt.checkpoint import Run, latest_folder, write_folder
 from nmt.config import DataConfig, Recipe, parse_recipe
 from nmt.data.batching import Batch
 from nmt.decoding.translator import Translator
@@ -149,7 +149,7 @@ def test_batches_go_twice_from_the_share_of_the_run_on_that_the_recipe_says(
         return forward(self, batch)
 
     monkeypatch.setattr(Objective, "forward", watched)
-    settings = ("training.consistency=2", "training.consistency_start=0.25", "model.decoder.dropout=0.2")
+    settings = ("training.consistency=2", "training.consistency_start=0.143", "model.decoder.dropout=0.2")
     wanted = recipe(corpus, "gru", "gru", *settings)
     train(wanted, session(tmp_path / "straight"), straight := Recorder())
     assert asked == [0.0] * 3 + [2.0] * 9
@@ -163,6 +163,30 @@ def test_batches_go_twice_from_the_share_of_the_run_on_that_the_recipe_says(
         assert [note for note in notes if "through twice" in note] == [
             "step 3: from here on every batch goes through twice"
         ]
+
+
+def test_patience_counts_from_where_batches_go_twice(corpus: Path, tmp_path: Path) -> None:
+    settings = (
+        "training.consistency=1", "training.consistency_start=0.5", "training.patience=1", "training.metric=loss",
+        "training.validate_every=2", "training.learning_rate=1e-30",
+    )  # fmt: skip
+    train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / "run"), told := Recorder())
+    assert [report.step for report in told.validations] == [2, 4, 6, 8, 10]
+
+
+def test_a_checkpoint_from_before_passes_were_counted_goes_on_in_two(corpus: Path, tmp_path: Path) -> None:
+    wanted = recipe(corpus, "gru", "gru", "training.consistency=2")
+    train(wanted, session(tmp_path / "straight"), Recorder())
+    with pytest.raises(Interrupted):
+        train(wanted, session(tmp_path / "old"), Recorder({7: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    folder = newest(tmp_path / "old")
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    state = json.loads(files["state.json"])
+    assert state["position"].pop("twice") is True
+    write_folder(folder, {**files, "state.json": json.dumps(state).encode()})
+    train(wanted, session(tmp_path / "old", resume=True), told := Recorder())
+    assert not [note for note in told.notes if "through twice" in note]
+    assert fingerprint(tmp_path / "old") == fingerprint(tmp_path / "straight")
 
 
 @pytest.mark.parametrize("optimizers", [("adamw", "muon"), ("muon", "adam")])
