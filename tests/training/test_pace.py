@@ -74,6 +74,16 @@ class Simulation:
         self.validations.append(self.position.seconds)
 
 
+def assert_told_in_time(run: Simulation) -> None:
+    """From a twentieth of the run on, how long it would take was told within a fifth."""
+    end = run.position.seconds
+    told = [(seconds, left) for seconds, left in run.expected if 0.05 * end <= seconds]
+    assert len(told) > 500
+    for seconds, left in told:
+        assert left is not None
+        assert left == pytest.approx(end - seconds, rel=0.2, abs=15)
+
+
 def uneven(seed: int, seconds: float) -> Any:
     generator = random.Random(seed)
     return lambda step: seconds * generator.uniform(0.3, 1.7) * (4 if step <= 3 else 1)
@@ -190,12 +200,7 @@ def test_how_long_it_will_take_is_known_within_a_fifth_from_a_twentieth_on(
     length: dict[str, int], average: int, resumed: bool
 ) -> None:
     run = Simulation(config(average=average, **length), uneven(2, 1), lambda now: 12.0, 5.0, resumed)
-    end = run.position.seconds
-    told = [(seconds, left) for seconds, left in run.expected if 0.05 * end <= seconds]
-    assert len(told) > 500
-    for seconds, left in told:
-        assert left is not None
-        assert left == pytest.approx(end - seconds, rel=0.2, abs=15)
+    assert_told_in_time(run)
 
 
 def test_nobody_knows_how_long_it_will_take_before_the_machine_is_warm() -> None:
@@ -263,9 +268,4 @@ def test_batches_go_twice_after_a_share_of_the_time_and_the_rate_knows_of_it(
 def test_how_long_it_will_take_is_known_before_batches_go_twice(length: dict[str, int]) -> None:
     training = config(consistency=2.0, consistency_start=0.4, **length)
     run = Simulation(training, uneven(5, 1), lambda now: 12.0, 5.0, twice=2.1)
-    end = run.position.seconds
-    told = [(seconds, left) for seconds, left in run.expected if 0.05 * end <= seconds]
-    assert len(told) > 500
-    for seconds, left in told:
-        assert left is not None
-        assert left == pytest.approx(end - seconds, rel=0.2, abs=15)
+    assert_told_in_time(run)
