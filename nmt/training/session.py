@@ -80,7 +80,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             if not ranks.is_first:
                 run = Run(session.folder, recipe, Run.open(session.folder).tokenizers)
             else:
-                run = _resumed(recipe, session) if session.resume else _begun(recipe, session, reporter)
+                run = (_resumed if session.resume else _begun)(recipe, session, reporter)
         recipe = run.recipe
         training = recipe.training
         state = new_state(run, device, ranks)
@@ -95,6 +95,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             if new_pace(training).is_over(state.position) and not run.lacks_average():
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
+            reporter.note(f"{run.folder}: going on from step {state.position.step}")
         source, longest_sides = _source(run, state, session, reporter, ranks)
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
         _check_positions(recipe, state.model, longest_sides, validator)
@@ -191,8 +192,8 @@ def _begun(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
     return Run.create(session.folder, recipe, tokenizers)
 
 
-def _resumed(recipe: Recipe, session: Session) -> Run:
-    """The run in the folder, if its recipe is the given one."""
+def _resumed(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
+    """The run in the folder, if its recipe is the given one, or with ``force`` under the given one."""
     run = Run.open(session.folder)
     for parent in ("resume", "models"):
         recover(run.folder / parent)
@@ -207,6 +208,7 @@ def _resumed(recipe: Recipe, session: Session) -> Run:
     for difference in differences:
         if difference.startswith("tokenizer.") and not difference.startswith("tokenizer.sampling:"):
             raise ConfigError(f"{session.folder}: {difference}: a run keeps its tokenizers; begin another run")
+    reporter.note(f"{session.folder}: going on with another recipe: {'; '.join(differences)}")
     return Run(session.folder, recipe, run.tokenizers)
 
 
