@@ -200,15 +200,13 @@ def _resumed(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
     differences = _differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
     if not differences:
         return run
+    changed = f"{session.folder}: the recipe is not the one this run began with: {'; '.join(differences)}"
     if not session.force:
-        raise ConfigError(
-            f"{session.folder}: the recipe is not the one this run began with: {'; '.join(differences)}; "
-            f"--force goes on with the new one"
-        )
+        raise ConfigError(f"{changed}; --force goes on with the new one")
     for difference in differences:
         if difference.startswith("tokenizer.") and not difference.startswith("tokenizer.sampling:"):
             raise ConfigError(f"{session.folder}: {difference}: a run keeps its tokenizers; begin another run")
-    reporter.note(f"{session.folder}: going on with another recipe: {'; '.join(differences)}")
+    reporter.note(changed)
     return Run(session.folder, recipe, run.tokenizers)
 
 

@@ -184,7 +184,7 @@ def test_a_signal_saves_and_resume_goes_on(warm_python: str, folder: Path) -> No
         warm_python, folder, "train", "--out", "run", "--resume", "--force", "--set", f"training.max_steps={steps + 2}"
     )
     assert finished.returncode == 0, finished.stderr
-    assert f"run: going on with another recipe: training.max_steps: 100000 -> {steps + 2}\n" in finished.stderr
+    assert f"run began with: training.max_steps: 100000 -> {steps + 2}\n" in finished.stderr
     assert f"run: going on from step {steps}\n" in finished.stderr
     assert log.read_bytes().count(b'"train"') == steps + 2
 
