@@ -305,7 +305,9 @@ class GruDecoder(Frozen):
     """The decoder of Bahdanau et al. 2015: attends with s_{i-1}, the context enters the recurrence.
 
     ``attention`` is the score between a query and the annotations; its hidden layer has ``attention_width`` units
-    (additive only). ``readout`` is the width of the maxout layer before the output layer; 0 makes it the embedding's.
+    (additive only). A ``conditional`` GRU moves twice a step and attends in between, so that its query has seen the
+    last target token (Sennrich et al. 2017, section 2). ``readout`` is the width of the maxout layer before the output
+    layer; 0 makes it the embedding's.
     """
 
     type: Literal["gru"]
@@ -313,6 +315,7 @@ class GruDecoder(Frozen):
     width: int = Field(default=512, ge=1)
     attention: Score = "additive"
     attention_width: int = Field(default=0, ge=0)
+    conditional: bool = False
     readout: int = Field(default=0, ge=0)
     dropout: Probability = 0.2
 

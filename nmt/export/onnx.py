@@ -20,7 +20,7 @@ from torch import nn
 from nmt.errors import ConfigError
 from nmt.export.graph import MINUS_INFINITY, Array, Graph, type_of, values_of
 from nmt.layers.attention import AdditiveScore, GeneralScore, ScaledDotScore, Score
-from nmt.layers.recurrent import GruCell, LstmCell
+from nmt.layers.recurrent import LstmCell
 from nmt.models import AnyDecoderModule, AnyEncoderModule, Seq2Seq
 from nmt.models.bahdanau import BahdanauDecoder, BahdanauEncoder
 from nmt.models.luong import LuongDecoder, LuongEncoder
@@ -224,23 +224,29 @@ def step_graph(model: Seq2Seq, *, narrow: bool = False) -> ModelProto:
 
 
 def _gru_step(graph: Graph, decoder: BahdanauDecoder) -> tuple[str, str, list[str]]:
-    cells = [decoder.first, *decoder.above]
-    hidden = [f"state.hidden.{layer}" for layer in range(len(cells))]
+    hidden = [f"state.hidden.{layer}" for layer in range(1 + len(decoder.above))]
     embedded = graph.embed(decoder.embedding, "tokens")
-    context, attention = _look(graph, decoder.score, hidden[-1])
-    projected = graph("Add", graph.linear(decoder.first.input, embedded), graph.linear(decoder.context, context))
-    below, state = "", []
-    for layer, cell in enumerate(cells):
-        projected = graph.linear(cell.input, below) if layer else projected
-        below = _gru_cell(graph, cell, projected, hidden[layer], name=f"next.hidden.{layer}")
+    projected = graph.linear(decoder.first.input, embedded)
+    if decoder.second is None:
+        context, attention = _look(graph, decoder.score, hidden[-1])
+        projected = graph("Add", projected, graph.linear(decoder.context, context))
+        below = _gru_move(graph, projected, decoder.first.hidden, hidden[0], name="next.hidden.0")
+    else:
+        moved = _gru_move(graph, projected, decoder.first.hidden, hidden[0])
+        context, attention = _look(graph, decoder.score, moved)
+        below = _gru_move(graph, graph.linear(decoder.context, context), decoder.second, moved, name="next.hidden.0")
+    state = [below]
+    for layer, cell in enumerate(decoder.above, start=1):
+        projected = graph.linear(cell.input, below)
+        below = _gru_move(graph, projected, cell.hidden, hidden[layer], name=f"next.hidden.{layer}")
         state.append(below)
     read = graph.linear(decoder.readout, graph("Concat", below, embedded, context, axis=1))
     pairs = graph("Reshape", read, graph.constant([0, 2, decoder.width]))
     return graph("ReduceMax", pairs, graph.constant([1]), keepdims=0), attention, state
 
 
-def _gru_cell(graph: Graph, cell: GruCell, projected: str, hidden: str, *, name: str) -> str:
-    (p_r, p_z, p_n), (u_r, u_z, u_n) = graph.split(projected, 3), graph.split(graph.linear(cell.hidden, hidden), 3)
+def _gru_move(graph: Graph, projected: str, recurrent: nn.Linear, hidden: str, *, name: str = "") -> str:
+    (p_r, p_z, p_n), (u_r, u_z, u_n) = graph.split(projected, 3), graph.split(graph.linear(recurrent, hidden), 3)
     reset, update = (graph("Sigmoid", graph("Add", p, u)) for p, u in ((p_r, u_r), (p_z, u_z)))
     candidate = graph("Tanh", graph("Add", p_n, graph("Mul", reset, u_n)))
     return graph("Add", candidate, graph("Mul", update, graph("Sub", hidden, candidate)), name=name)

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from nmt.layers.products import PLAIN, Products
 
-__all__ = ["GruCell", "LstmCell", "gru_move", "initialize_recurrent", "initialize_torch_rnn", "lstm_move"]
+__all__ = [
+    "GruCell",
+    "LstmCell",
+    "gru_move",
+    "initialize_hidden",
+    "initialize_recurrent",
+    "initialize_torch_rnn",
+    "lstm_move",
+]
 
 
 class GruCell(nn.Module):
@@ -101,10 +109,16 @@ def initialize_recurrent(input_product: nn.Linear, hidden_product: nn.Linear, *,
     with torch.no_grad():
         for gate in input_product.weight.chunk(gates):
             nn.init.xavier_uniform_(gate)
-        for gate in hidden_product.weight.chunk(gates):
+        nn.init.zeros_(input_product.bias)
+    initialize_hidden(hidden_product, gates=gates)
+
+
+def initialize_hidden(product: nn.Linear, *, gates: int) -> None:
+    """Orthogonal gate by gate, as what goes round is; no bias."""
+    with torch.no_grad():
+        for gate in product.weight.chunk(gates):
             nn.init.orthogonal_(gate)
-        for product in (input_product, hidden_product):
-            nn.init.zeros_(product.bias)
+        nn.init.zeros_(product.bias)
 
 
 def initialize_torch_rnn(rnn: nn.GRU | nn.LSTM) -> None:

@@ -14,6 +14,11 @@ The decoder looks back at all annotations before every word it writes (section 3
 
 The state starts from s_0 = tanh(W_s summary), the summary being the last state of each direction: the paper takes
 the backward one alone. The readout sees s_i, as equation 4 has it, where the appendix writes s_{i-1}.
+
+What s_{i-1} has not seen is y_{i-1}: the word is there, and the alignment that follows it is made without it. The
+conditional GRU (Sennrich et al. 2017, 1703.04357, section 2) moves twice a step and looks in between:
+
+    s'_i = GRU_1(s_{i-1}, E y_{i-1}),   e_ij = a(s'_i, h_j),   s_i = GRU_2(s'_i, c_i)
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from nmt.layers.attention import Score, attend
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
 from nmt.layers.products import PLAIN, LoopProducts, Products
-from nmt.layers.recurrent import GruCell
+from nmt.layers.recurrent import GruCell, gru_move, initialize_hidden
 from nmt.layers.stack import Stack
 from nmt.models.interface import Decoded, Encoding, Step
 from nmt.models.recurrent import RecurrentEncoder, RecurrentMemory
@@ -55,18 +60,19 @@ class GruState:
 
 
 class BahdanauDecoder(nn.Module):
-    """A stack of GRU layers that attends before it moves; the context enters the first layer."""
+    """A stack of GRU layers that attends before it moves, or half-way; the context enters the first layer."""
 
     def __init__(self, config: GruDecoder, embedding: TokenEmbedding, score: Score, state_width: int) -> None:
         super().__init__()
         #: See nmt.layers.attention.MultiHeadAttention.
-        self.stacked = {"context": 3, "bridge": config.layers}
+        self.stacked = {"context": 3, "bridge": config.layers, "second": 3}
         self.width = config.readout or embedding.width
         self.embedding = embedding
         self.score = score
         self.bridge = nn.Linear(state_width, config.layers * config.width)
         self.first = GruCell(embedding.width, config.width)
         self.context = nn.Linear(state_width, 3 * config.width, bias=False)
+        self.second = nn.Linear(config.width, 3 * config.width) if config.conditional else None
         self.above = Stack(GruCell(config.width, config.width) for _ in range(config.layers - 1))
         self.readout = nn.Linear(config.width + embedding.width + state_width, 2 * self.width)
         self.dropout = Dropout(config.dropout)
@@ -74,6 +80,8 @@ class BahdanauDecoder(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
         for biased in (self.bridge, self.readout):
             nn.init.zeros_(biased.bias)
+        if self.second is not None:
+            initialize_hidden(self.second, gates=3)
 
     def remember(self, encoding: Encoding) -> RecurrentMemory:
         """U h_j is worked out here, once a sentence."""
@@ -106,12 +114,16 @@ class BahdanauDecoder(nn.Module):
         self, projected: Float[Tensor, "B G"], state: GruState, memory: RecurrentMemory, products: Products = PLAIN
     ) -> tuple[GruState, Float[Tensor, "B H"], Float[Tensor, "B S"]]:
         """From s_{i-1} to s_i, by way of alpha_i and c_i."""
-        query = state.hidden[-1].unsqueeze(1)
+        asks = state.hidden[-1] if self.second is None else self.first(projected, state.hidden[0], products)
         context, alpha = attend(
-            self.score(query, memory.keys, products), memory.states, memory.mask.unsqueeze(1), products
+            self.score(asks.unsqueeze(1), memory.keys, products), memory.states, memory.mask.unsqueeze(1), products
         )
         context = context.squeeze(1)
-        below = self.first(projected + products.linear(self.context, context), state.hidden[0], products)
+        of_context = products.linear(self.context, context)
+        if self.second is None:
+            below = self.first(projected + of_context, state.hidden[0], products)
+        else:
+            below = gru_move(of_context, products.linear(self.second, asks), asks)
         hidden = [below]
         for cell, previous in zip(self.above, state.hidden[1:], strict=True):
             below = cell(cell.project(self.dropout(below), products), previous, products)

@@ -109,10 +109,14 @@ class PackedBahdanauDecoder:
             torch.cat([first.input.weight, of_embedded]),
             torch.cat([first.input.bias, decoder.readout.bias]),
         )
-        # With one layer the state that asks is the state that moves: one product makes the query and the gates.
-        self.asks_itself = not decoder.above and isinstance(decoder.score, AdditiveScore)
+        # Where the state that asks is the state that moves, one product makes the query and the gates: with one layer,
+        # and in a conditional GRU, where a state made of the last target token alone (``before``) does both.
         query = [decoder.score.query] if isinstance(decoder.score, AdditiveScore) else []
-        self.of_first = pack_layers([first.hidden, *(query if self.asks_itself else [])], precision)
+        second = decoder.second
+        self.asks_itself = bool(query) and (second is not None or not decoder.above)
+        self.before = None if second is None else pack_layers([first.hidden], precision)
+        moves = [first.hidden if second is None else second, *(query if self.asks_itself else [])]
+        self.of_moving = pack_layers(moves, precision)
         self.query = pack_layers(query, precision) if query and not self.asks_itself else None
         self.of_context = pack(torch.cat([decoder.context.weight, of_context]), None, precision)
         self.above = [_Layer(cell.input, cell.hidden, precision) for cell in decoder.above]
@@ -127,15 +131,18 @@ class PackedBahdanauDecoder:
     def step(self, tokens: Int[Tensor, " R"], state: GruState, memory: PackedRecurrentMemory) -> Step:
         gates = 3 * self.width
         of_tokens = self.of_tokens(tokens)
-        recurrent = self.of_first(state.hidden[0])
-        queries = state.hidden[-1]
+        moving, queries, of_token = state.hidden[0], state.hidden[-1], of_tokens[:, :gates]
+        if self.before is not None:
+            moving = queries = gru_move(of_token, self.before(moving), moving)
+        recurrent = self.of_moving(moving)
         if self.asks_itself:
             queries = recurrent[:, gates:]
         elif self.query is not None:
             queries = self.query(queries)
         context, weights = self.attention(queries, memory)
         of_context = self.of_context(context)
-        below = gru_move(of_tokens[:, :gates] + of_context[:, :gates], recurrent[:, :gates], state.hidden[0])
+        into = of_context[:, :gates] if self.before is not None else of_token + of_context[:, :gates]
+        below = gru_move(into, recurrent[:, :gates], moving)
         hidden = [below]
         for layer, previous in zip(self.above, state.hidden[1:], strict=True):
             below = gru_move(layer.input(below), layer.hidden(previous), previous)

@@ -191,28 +191,35 @@ def _cell(weights: Weights, layer: int) -> tuple[Vector, Vector, Vector, Vector]
 def decode_bahdanau(
     config: GruDecoder, weights: Weights, states: Sequence[Vector], summary: Vector, tokens: Sequence[int], drop: Drop
 ) -> tuple[list[Vector], list[Vector]]:
-    """Attend with s_{i-1}, move with [E y_{i-1} ; c_i], read out by maxout (3.1 and A.2.2)."""
+    """Attend with s_{i-1}, move with [E y_{i-1} ; c_i], read out by maxout (3.1 and A.2.2).
+
+    A conditional GRU moves with E y_{i-1}, attends, and moves with c_i (Sennrich et al. 2017, section 2).
+    """
     hidden = np.split(np.tanh(product(weights, "bridge", summary)), config.layers)
     features, attention = [], []
     for token in tokens:
         embedded = drop(weights["embedding.table.weight"][token])
-        context, alpha = look(config, weights, hidden[-1], states)
-        x = np.concatenate([embedded, context])
-        moved: list[Vector] = []
-        for layer in range(config.layers):
-            w, u, b, c = _cell(weights, layer)
-            if layer == 0:
-                w = np.concatenate([w, weights["context.weight"]], axis=1)
-            moved.append(gru(w, u, b, c, x, hidden[layer]))
-            x = drop(moved[-1])
+        w, u, b, c = _cell(weights, 0)
+        of_context = weights["context.weight"]
+        if config.conditional:
+            half = gru(w, u, b, c, embedded, hidden[0])
+            context, alpha = look(config, weights, half, states)
+            no_bias = np.zeros(len(of_context))
+            moved = [gru(of_context, weights["second.weight"], no_bias, weights["second.bias"], context, half)]
+        else:
+            context, alpha = look(config, weights, hidden[-1], states)
+            w = np.concatenate([w, of_context], axis=1)
+            moved = [gru(w, u, b, c, np.concatenate([embedded, context]), hidden[0])]
+        for layer in range(1, config.layers):
+            moved.append(gru(*_cell(weights, layer), drop(moved[-1]), hidden[layer]))
         hidden = moved
         # U_o s_i + V_o E y_{i-1} + C_o c_i, of which every two halves compete.
         width = len(hidden[-1])
         matrix = weights["readout.weight"]
         u_o, v_o, c_o = np.split(matrix, [width, width + len(embedded)], axis=1)
         readout = u_o @ hidden[-1] + v_o @ embedded + c_o @ context + weights["readout.bias"]
-        half = len(readout) // 2
-        features.append(drop(np.array([max(readout[j], readout[j + half]) for j in range(half)])))
+        pairs = len(readout) // 2
+        features.append(drop(np.array([max(readout[j], readout[j + pairs]) for j in range(pairs)])))
         attention.append(alpha)
     return features, attention
 

@@ -92,6 +92,7 @@ def decoder_parameters(config: ModelConfig) -> int:
         case GruDecoder():
             width, read = decoder.width, decoder.width + config.embedding + states
             move = recurrent(config.embedding + states, width, 3) + (decoder.layers - 1) * recurrent(width, width, 3)
+            move += linear(width, 3 * width) if decoder.conditional else 0
             look = score(decoder, states) + linear(states, decoder.layers * width)
             return move + look + linear(read, 2 * config.feature_width)
         case LstmDecoder():

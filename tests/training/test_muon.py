@@ -64,7 +64,7 @@ def test_all_that_multiplies_states_is_a_product_and_no_table_is(pairing: str) -
         elif part == "bridge":
             layers = config.decoder.layers
             assert found[parameter] == (layers if config.decoder.type == "gru" else 2 * layers), name
-        elif part in ("rnn", "input", "hidden", "context", "feed"):
+        elif part in ("rnn", "input", "hidden", "second", "context", "feed"):
             assert found[parameter] == gates, name
         else:
             assert found[parameter] == 1, name
