@@ -8,7 +8,8 @@ No recurrence: every position of a layer attends to the positions it may see,
 in the encoder to the whole source, in the decoder to the target so far and, in a second attention, to the encoder's
 states. Around every such part goes a residual connection with layer normalisation, in the paper's order (``post``),
 LayerNorm(x + Sublayer(x)), or in the order that trains without care (``pre``), x + Sublayer(LayerNorm(x)) with one
-more normalisation at the end (Xiong et al. 2020).
+more normalisation at the end (Xiong et al. 2020). With ``zero_init_residual`` every Sublayer(x) is 0 at first, so that
+a stack begins as the identity and each layer adds what it has learnt (Goyal et al. 2017, section 5.1, of convolutions).
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def _attention(config: EncoderConfig | DecoderConfig, state_width: int) -> Multi
     return MultiHeadAttention(config.width, config.heads, state_width, config.attention_dropout)
 
 
-def _initialize(module: nn.Module) -> None:
-    """Xavier for every product, keys and values being two; zero for every bias."""
+def _initialize(module: nn.Module, config: EncoderConfig | DecoderConfig) -> None:
+    """Xavier for every product, keys and values being two; zero for every bias and, if asked, a part's last product."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
@@ -84,6 +85,10 @@ def _initialize(module: nn.Module) -> None:
             with torch.no_grad():
                 for weight in part.key_value.weight.chunk(2):
                     nn.init.xavier_uniform_(weight)
+            if config.zero_init_residual:
+                nn.init.zeros_(part.output.weight)
+        elif isinstance(part, FeedForward) and config.zero_init_residual:
+            nn.init.zeros_(part.outer.weight)
 
 
 class EncoderLayer(nn.Module):
@@ -112,7 +117,7 @@ class TransformerEncoder(nn.Module):
         self.width = config.width
         self.window = config.window
         self.layers = Stack(EncoderLayer(config) for _ in range(config.layers))
-        _initialize(self.layers)
+        _initialize(self.layers, config)
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.embedding = embedding
         self.positions = build_positions(config.positions, config.width, config.max_positions)
@@ -208,7 +213,7 @@ class TransformerDecoder(nn.Module):
         self.heads = config.heads
         self.alignment_layer = (config.alignment_layer or max(config.layers - 1, 1)) - 1
         self.layers = Stack(DecoderLayer(config, state_width) for _ in range(config.layers))
-        _initialize(self.layers)
+        _initialize(self.layers, config)
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.embedding = embedding
         self.positions = build_positions(config.positions, config.width, config.max_positions)

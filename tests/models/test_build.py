@@ -22,6 +22,7 @@ from nmt.config import (
 from nmt.errors import ConfigError, DataError
 from nmt.layers.dropout import Dropout
 from nmt.models import Seq2Seq, bahdanau, build, luong, transformer
+from nmt.training.muon import Muon
 from tests.models.pairings import (
     GRU,
     JOINT_VOCABULARY,
@@ -207,6 +208,46 @@ def test_an_untrained_model_is_undecided(name: str) -> None:
     logits = new_model(name, lively=False).logits(new_model(name, lively=False)(new_batch()).features)
     assert 0.05 < logits.std() < 2.0
     assert logits.abs().max() < 6.0
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_zero_init_residual_starts_a_stack_as_the_identity(norm: str) -> None:
+    """What a stack reads is what it says, but for its norms, which change nothing that has been normalised before."""
+    part = {**TRANSFORMER, "norm": norm, "layers": 3, "zero_init_residual": True}
+    model: Any = build(ModelConfig.model_validate(small(encoder=part, decoder=part)), 17, 19).eval()
+    batch = new_batch()
+    normalised = torch.nn.LayerNorm(8)
+
+    def read(side: Any, tokens: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = normalised(side.embedding(tokens, side.positions(0, tokens.shape[1])))
+        return states
+
+    memory = model.encoder(batch.source, batch.source_mask)
+    features = model.decoder(batch.target_in, model.decoder.remember(memory)).features
+    torch.testing.assert_close(memory.states, read(model.encoder, batch.source), rtol=0, atol=1e-4)
+    torch.testing.assert_close(features, read(model.decoder, batch.target_in), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_zero_init_residual_leaves_nothing_unmoved(optimizer: str) -> None:
+    """The last matrix of each part moves first, the rest of the decoder and the encoder's last next, then all."""
+    part = {**TRANSFORMER, "zero_init_residual": True}
+    model = build(ModelConfig.model_validate(small(encoder=part, decoder=part)), 17, 19)
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    steps: torch.optim.Optimizer = (
+        torch.optim.SGD(model.parameters(), lr=0.1)
+        if optimizer == "sgd"
+        else Muon(model, lr=0.1, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0)
+    )
+    batch = new_batch()
+    for _ in range(3):
+        logits = model.logits(model(batch).features)
+        loss = torch.nn.functional.cross_entropy(logits[batch.target_mask], batch.target_out[batch.target_mask])
+        steps.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        steps.step()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, start[name])}
+    assert moved == start.keys()
 
 
 PLACES = {
