@@ -214,9 +214,12 @@ def test_an_untrained_model_is_undecided(name: str) -> None:
 def test_zero_init_residual_starts_a_stack_as_the_identity(norm: str) -> None:
     """What a stack reads is what it says, but for its norms, which change nothing that has been normalised before."""
     part = {**TRANSFORMER, "norm": norm, "layers": 3, "zero_init_residual": True}
-    model: Any = build(ModelConfig.model_validate(small(encoder=part, decoder=part)), 17, 19).eval()
+    model: Any = build(ModelConfig.model_validate(small(encoder=part, decoder=part)), 17, 19).double().eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-12  # which one norm after the other would let shrink what it reads
     batch = new_batch()
-    normalised = torch.nn.LayerNorm(8)
+    normalised = torch.nn.LayerNorm(8, eps=1e-12).double()
 
     def read(side: Any, tokens: torch.Tensor) -> torch.Tensor:
         states: torch.Tensor = normalised(side.embedding(tokens, side.positions(0, tokens.shape[1])))
@@ -224,8 +227,8 @@ def test_zero_init_residual_starts_a_stack_as_the_identity(norm: str) -> None:
 
     memory = model.encoder(batch.source, batch.source_mask)
     features = model.decoder(batch.target_in, model.decoder.remember(memory)).features
-    torch.testing.assert_close(memory.states, read(model.encoder, batch.source), rtol=0, atol=1e-4)
-    torch.testing.assert_close(features, read(model.decoder, batch.target_in), rtol=0, atol=1e-4)
+    torch.testing.assert_close(memory.states, read(model.encoder, batch.source), rtol=0, atol=1e-8)
+    torch.testing.assert_close(features, read(model.decoder, batch.target_in), rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "muon"])
