@@ -31,11 +31,15 @@ MOMENTUM = 0.95
 SHARE = 0.4
 
 
-def orthogonalized(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
-    """About U V^T of every matrix U S V^T, by five Newton-Schulz steps (Jordan et al. 2024); zero stays zero."""
+def orthogonalized(matrices: Float[Tensor, "N R C"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "N R C"]:
+    """About U V^T of every matrix U S V^T, by five Newton-Schulz steps (Jordan et al. 2024); zero stays zero.
+
+    The products are made in ``dtype``, in which the matrices are returned: bfloat16 is enough, since the steps do not
+    add errors up.
+    """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mT if is_tall else matrices
-    x: Tensor = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
+    x: Tensor = (wide / wide.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-12)).to(dtype)
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):
         gram = x @ x.mT
@@ -72,6 +76,8 @@ class Muon(torch.optim.Optimizer):
     step's orthogonal matrices. On GPUs each makes all of them, which keeps weights the same to the last bit where the
     GPUs are of one kind.
 
+    Orthogonal matrices are made in ``dtype``, all else is float32.
+
     ``matrices`` says of each weight that goes by Muon how many matrices it holds. The state of both optimisers is in
     ``state``, by parameter; it is saved and loaded there, ``load_state_dict`` is not for it.
     """
@@ -86,8 +92,9 @@ class Muon(torch.optim.Optimizer):
         eps: float,
         weight_decay: float,
         embedding_rate: float = 1.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._ranks = ranks
+        self._ranks, self._dtype = ranks, dtype
         self.matrices = dict(hidden_matrices(model))
         rest = [parameter for parameter in model.parameters() if parameter not in self.matrices]
         of_rest = grouped(model, rest, embedding_rate)
@@ -131,9 +138,9 @@ class Muon(torch.optim.Optimizer):
     def _orthogonalized(self, matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
         """:func:`orthogonalized`, shared out among the processes."""
         if self._ranks.size == 1 or matrices.is_cuda:
-            return orthogonalized(matrices)
+            return orthogonalized(matrices, self._dtype).to(matrices.dtype)
         share = -(-len(matrices) // self._ranks.size)
         own = matrices[self._ranks.rank * share :][:share]
-        padded = matrices.new_zeros(share, *matrices.shape[1:])
-        padded[: len(own)] = orthogonalized(own)
-        return torch.cat(self._ranks.gather(padded))[: len(matrices)]
+        padded = matrices.new_zeros(share, *matrices.shape[1:], dtype=self._dtype)
+        padded[: len(own)] = orthogonalized(own, self._dtype)
+        return torch.cat(self._ranks.gather(padded))[: len(matrices)].to(matrices.dtype)

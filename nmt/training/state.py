@@ -34,6 +34,7 @@ from nmt.errors import CheckpointError
 from nmt.models import Seq2Seq
 from nmt.training.groups import grouped
 from nmt.training.muon import Muon
+from nmt.training.precision import resolve_precision
 from nmt.training.schedule import Schedule
 
 __all__ = ["Interval", "Position", "TrainingState", "new_optimizer", "new_state", "remove_older", "seed_rank"]
@@ -244,7 +245,8 @@ def new_optimizer(model: Seq2Seq, config: TrainingConfig, ranks: Ranks) -> torch
         case "adamw":
             return torch.optim.AdamW(parts, fused=True, **rates)
         case "muon":
-            return Muon(model, ranks, embedding_rate=config.embedding_rate, **rates)
+            dtype = resolve_precision(config.precision, next(model.parameters()).device)
+            return Muon(model, ranks, embedding_rate=config.embedding_rate, dtype=dtype, **rates)
     assert_never(config.optimizer)
 
 

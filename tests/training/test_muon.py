@@ -20,8 +20,10 @@ def model_of(pairing: str) -> Seq2Seq:
     return new_model(pairing, dtype=torch.float32)
 
 
-def muon_of(model: Seq2Seq, decay: float = 0.0, ranks: Ranks = ALONE) -> Muon:
-    return Muon(model, ranks, lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=decay)
+def muon_of(
+    model: Seq2Seq, decay: float = 0.0, ranks: Ranks = ALONE, dtype: torch.dtype = torch.float32
+) -> Muon:
+    return Muon(model, ranks, lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=decay, dtype=dtype)
 
 
 def steps_of(model: Seq2Seq, *optimizers: torch.optim.Optimizer, number: int = 1) -> dict[str, Tensor]:
@@ -46,8 +48,19 @@ def test_a_matrix_becomes_the_orthogonal_one_nearest_to_it(shape: tuple[int, int
     torch.testing.assert_close(left, torch.diag_embed(values), rtol=0, atol=1e-4)
 
 
-def test_of_nothing_comes_nothing() -> None:
-    assert orthogonalized(torch.zeros(2, 8, 8)).eq(0).all()
+@pytest.mark.parametrize("shape", [(24, 24), (40, 24), (64, 192)])
+def test_bfloat16_products_come_to_the_same_matrix(shape: tuple[int, int]) -> None:
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    made = orthogonalized(matrices, torch.bfloat16)
+    assert made.dtype == torch.bfloat16
+    likeness = nn.functional.cosine_similarity(made.float().flatten(1), orthogonalized(matrices).flatten(1))
+    assert likeness.min() > 0.999
+    assert not torch.equal(made.float(), orthogonalized(matrices).bfloat16().float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_nothing_comes_nothing(dtype: torch.dtype) -> None:
+    assert orthogonalized(torch.zeros(2, 8, 8), dtype).eq(0).all()
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
@@ -130,13 +143,15 @@ class Half(Ranks):
         return [tensor, other] if self.rank == 0 else [other, tensor]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("pairing", NINE)
-def test_processes_share_the_matrices_out(pairing: str) -> None:
+def test_processes_share_the_matrices_out(pairing: str, dtype: torch.dtype) -> None:
     alone, shared, shadow = (model_of(pairing) for _ in range(3))
-    wanted = steps_of(alone, muon_of(alone))
+    wanted = steps_of(alone, muon_of(alone, dtype=dtype))
     second = Half(1)
-    steps_of(shadow, muon_of(shadow, ranks=second))
-    moved = steps_of(shared, muon_of(shared, ranks=Half(0, second.made)))
+    steps_of(shadow, muon_of(shadow, ranks=second, dtype=dtype))
+    moved = steps_of(shared, muon_of(shared, ranks=Half(0, second.made), dtype=dtype))
     assert second.made == []
+    tolerance = RATE * 1e-4 if dtype == torch.float32 else RATE * 0.05
     for name, step in wanted.items():
-        torch.testing.assert_close(moved[name], step, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(moved[name], step, rtol=1e-4, atol=tolerance)
