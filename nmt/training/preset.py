@@ -106,7 +106,7 @@ CONSISTENT_FROM, CONSISTENT_WIDTH = 22, 192
 #: The share of the time that goes before that: on Multi30k, at width 192, an hour with it ends at perplexity 4.91, BLEU
 #: 41.1, without it at 5.04 and 40.9 (recipes/README.md).
 CONSISTENCY_START = 0.3
-#: The width up to which Muon's products, in single precision, are little beside a step's own.
+#: The width up to which Muon's products are little beside a step's own, even where they are in single precision.
 MUON_WIDTH = 256
 #: How many times the rate of Muon's matrices embeddings and the output layer move at.
 EMBEDDING_RATE = 4.0
