@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.profiling import Part
 from benchmarks.train import workload
 from benchmarks.train.contestant_nmt import made, recipe
 from nmt.models import build
@@ -83,6 +84,65 @@ def test_translating_is_measured(warm_python: str, corpus: Path) -> None:
     assert len(rows) == 4
     assert re.search(r"^tiny +\d of 6 lines of nmt \w+ are those of nmt in float32$", done.stdout, re.MULTILINE)
     assert re.search(r"^start +nmt translate RUN: first line after -?[\d.]+ s by the clock", done.stdout, re.MULTILINE)
+
+
+def test_a_step_of_training_is_taken_apart(warm_python: str, corpus: Path) -> None:
+    command = [warm_python, "-m", "benchmarks.train", "--shapes", "luong", "--pieces", "300", "--profile"]
+    small = ["--files", corpus / "train.en", corpus / "train.fr", "--tokens", "64", "--steps", "1", "--warm", "1"]
+    done = subprocess.run([*command, *map(str, small)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert_taken_apart(done.stdout, ["luong, a step"])
+    assert " nmt is " not in done.stdout
+
+
+def test_translating_is_taken_apart(warm_python: str, corpus: Path, untrained_run: Path) -> None:
+    command = [warm_python, "-m", "benchmarks.decode", "--shapes", "tiny", "--run", untrained_run]
+    small = [
+        "--file",
+        str(corpus / "train.en"),
+        "--sentences",
+        "6",
+        "--batch-sizes",
+        "3",
+        "--turns",
+        "2",
+        "--singles",
+        "1",
+    ]
+    done = subprocess.run(
+        [*map(str, command), *small, "--profile", "float32"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    titles = [f"tiny in float32, a sentence {way}" for way in ("in batches of 3", "one at a time")]
+    assert_taken_apart(done.stdout, titles)
+
+
+def assert_taken_apart(said: str, titles: list[str]) -> None:
+    """Every table names products and operators by their shares, and no operator is counted twice."""
+    tables = said.strip().split("\n\n")[1:]
+    assert [table.partition(":")[0] for table in tables] == titles
+    for table in tables:
+        rows = {
+            name: float(share) for share, name in re.findall(r"^ *([-\d.]+)%  (.+?)(?:  +[\d,.]+ times)?$", table, re.M)
+        }
+        products, rest = rows.pop("products of matrices"), rows.pop("in no operator: Python and the profiler")
+        assert 0 < products < 100
+        assert rest > -1
+        assert sum(rows.values()) + rest <= 101
+        assert len(rows) > 5
+
+
+def test_products_are_told_from_what_is_around_them() -> None:
+    names = [
+        "aten::mm",
+        "aten::baddbmm",
+        "mkldnn::_linear_pointwise",
+        "aten::_int_mm",
+        "aten::fbgemm_linear_fp16_weight",
+    ]
+    others = ["aten::mul", "aten::_softmax", "aten::add", "aten::copy_", "aten::amax", "nmt::summed"]
+    assert all(Part(name, 1.0, 1).multiplies for name in names)
+    assert not any(Part(name, 1.0, 1).multiplies for name in others)
 
 
 @pytest.mark.parametrize("exported", [True, False])

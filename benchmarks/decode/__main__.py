@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -20,9 +21,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import start
+from benchmarks import profiling, start
 from benchmarks.contest import Contestant, machine, progress, say, started
-from benchmarks.decode import trained
+from benchmarks.decode import contestant_nmt, trained
 from benchmarks.decode.workload import Task
 from benchmarks.train import workload as training
 from benchmarks.train.contestant_nmt import recipe
@@ -78,8 +79,11 @@ def main() -> None:
         sentences = list(_sentences(files, run, told.sentences))
         for shape in told.shapes:
             task = _task(shape, run, sentences, folder, told)
-            last += measure(task, folder, told)
-        if told.start:
+            if told.profile:
+                say_profile(task, told.profile)
+            else:
+                last += measure(task, folder, told)
+        if told.start and not told.profile:
             line = files.read_text(encoding="utf-8").splitlines()[0]
             last += start.measure(run.folder, line, told.start)
     say("")
@@ -105,6 +109,18 @@ def measure(task: Task, folder: Path, told: argparse.Namespace) -> list[str]:
             entry.contestant.dismiss()
     _table(task, entries)
     return [*_ratios(task, entries), *_equal(task, entries)]
+
+
+def say_profile(task: Task, dtype: str) -> None:
+    """Say what our own translating is made of: a turn's share in batches, and some of it one at a time."""
+    translate, sentences, size = contestant_nmt.translating(task, dtype), task.share(0), max(task.batch_sizes)
+    singles = sentences[: task.singles]
+    translate(sentences[:size], size)
+    for title, some, rows in ((f"in batches of {size}", sentences, size), ("one at a time", singles, 1)):
+        found = profiling.profiled(functools.partial(translate, some, rows))
+        say("")
+        for line in profiling.lines(f"{task.shape} in {dtype}, a sentence {title}", found, max(1, len(some))):
+            say(line)
 
 
 def _table(task: Task, entries: list[Entry]) -> None:
@@ -246,6 +262,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128], help="default: 32 64 128")
     parser.add_argument("--turns", type=int, default=5, help="a share of the sentences each (default: 5)")
     parser.add_argument("--singles", type=int, default=20, help="sentences a turn one at a time (default: 20)")
+    parser.add_argument(
+        "--profile",
+        choices=("float32", "float16", "bfloat16", "int8"),
+        help="say of what operators our own translating consists in this type, in place of the contest",
+    )
     parser.add_argument("--start", type=int, default=5, help="how often a process is started (default: 5)")
     return parser.parse_args()
 

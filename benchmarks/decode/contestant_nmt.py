@@ -16,18 +16,16 @@ from nmt.models import build
 from nmt.models.packed import Packed
 
 
-def main() -> None:
-    """Build the model and translate as told."""
-    task, told = workload.load()
-    torch.set_num_threads(told.threads)
+def translating(task: workload.Task, dtype: str) -> workload.Translate:
+    """What translates sentences by the model of a task, with products in ``dtype``."""
     model = build(ModelConfig.model_validate(task.model), task.vocabulary, task.vocabulary).eval()
     model.load_state_dict(load_file(task.weights))
     pieces = SimpleNamespace(pad_id=task.pad, unk_id=task.unk, bos_id=task.bos, eos_id=task.eos)
     engine = TorchEngine(model, cast(Any, SimpleNamespace(source=pieces, target=pieces)))
-    config = DecodingConfig(beam=task.beam, precision=told.dtype)
+    config = DecodingConfig(beam=task.beam, precision=cast(Any, dtype))
     if task.forced:
         _never_end(task.eos)
-        config = DecodingConfig(beam=task.beam, precision=told.dtype, max_ratio=1e-9, max_extra=task.forced)
+        config = DecodingConfig(beam=task.beam, precision=cast(Any, dtype), max_ratio=1e-9, max_extra=task.forced)
 
     def translate(sentences: list[list[int]], size: int) -> list[list[int]]:
         found: list[list[int]] = [[] for _ in sentences]
@@ -37,7 +35,14 @@ def main() -> None:
                 found[row] = list(hypotheses[0].tokens)
         return found
 
-    workload.answer(task, told, translate)
+    return translate
+
+
+def main() -> None:
+    """Build the model and translate as told."""
+    task, told = workload.load()
+    torch.set_num_threads(told.threads)
+    workload.answer(task, told, translating(task, told.dtype))
 
 
 def _never_end(eos: int) -> None:

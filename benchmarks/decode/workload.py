@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.train.workload import memory
 
-__all__ = ["Task", "answer", "load"]
+__all__ = ["Task", "Translate", "answer", "load"]
 
 #: Sentences to token ids without EOS: translates them, in batches of at most so many.
 Translate = Callable[[list[list[int]], int], list[list[int]]]

@@ -19,12 +19,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import profiling
 from benchmarks.contest import Contestant, machine, progress, say, started
-from benchmarks.train import workload
+from benchmarks.train import contestant_nmt, workload
 from nmt.config import DataConfig, TextCorpus, TokenizerConfig
 from nmt.data.corpus import read_pairs
 from nmt.data.synthetic import write_corpus
 from nmt.data.tokenizer import train_tokenizers
+from nmt.distributed import ALONE
 
 HERE = Path(__file__).parent
 #: Which toolkits have a model of a family's shape.
@@ -46,8 +48,8 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[: told.cores]
     os.sched_setaffinity(0, cores)  # and all that is started from here
     torch.set_num_threads(told.cores)
-    best = {kind: peak(kind, told.device) for kind in (torch.float32, torch.bfloat16)}
     say(f"{machine(told.device)}, {told.cores} of its cores, torch {torch.__version__}")
+    best = {kind: peak(kind, told.device) for kind in (torch.float32, torch.bfloat16)}
     say("products of at best " + ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {kind}" for kind, rate in best.items()))
     last = []
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +57,10 @@ def main() -> None:
         path = Path(folder) / "batches.json"
         workload.save(batches, path)
         for name in told.shapes:
-            last += measure(name, batches, path, told, max(best.values()))
+            if told.profile:
+                say_profile(name, batches, told)
+            else:
+                last += measure(name, batches, path, told, max(best.values()))
     say("")
     for line in last:
         say(line)
@@ -90,6 +95,21 @@ def measure(
         share = statistics.median(a / b for a, b in zip(products, one.wall, strict=True)) / best
         say(f"{one.name:<24}{by_cpu:>20,.0f}{by_clock:>17,.0f}{share:>16.0%}{one.memory / 2**30:>12.2f} GiB")
     return list(_ratios(name, contestants))
+
+
+def say_profile(name: str, batches: list[list[workload.Pair]], told: argparse.Namespace) -> None:
+    """Say what our own steps are made of."""
+    trainer = contestant_nmt.begun(contestant_nmt.recipe(workload.SHAPES[name], "auto"), batches, told.device, ALONE)
+
+    def steps(number: int) -> None:
+        for _ in range(number):
+            trainer.step()
+
+    steps(told.warm)
+    found = profiling.profiled(lambda: steps(told.steps))
+    say("")
+    for line in profiling.lines(f"{name}, a step", found, told.steps):
+        say(line)
 
 
 def _turns(batches: list[list[workload.Pair]], told: argparse.Namespace) -> Iterator[list[list[workload.Pair]]]:
@@ -200,7 +220,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=12, help="how often each contestant's turn comes (default: 12)")
     parser.add_argument("--steps", type=int, default=2, help="steps a turn (default: 2)")
     parser.add_argument("--warm", type=int, default=4, help="steps before the first turn (default: 4)")
+    parser.add_argument(
+        "--profile", action="store_true", help="say of what operators our own steps consist, in place of the contest"
+    )
     told = parser.parse_args()
+    if told.profile and told.device != "cpu":
+        parser.error("--profile looks at processors: leave --device out")
     if told.pieces > workload.VOCABULARY:
         parser.error(f"--pieces {told.pieces}: the output layer has {workload.VOCABULARY} rows")
     return told

@@ -17,7 +17,7 @@ import torch
 from benchmarks.train import workload
 from nmt.config import Recipe
 from nmt.data.batching import Batch, Mark, collate
-from nmt.distributed import joined
+from nmt.distributed import Ranks, joined
 from nmt.models import build
 from nmt.training.allocator import keep_few_kernels, keep_freed_memory
 from nmt.training.loop import Trainer
@@ -79,24 +79,28 @@ def made(pairs: list[workload.Pair]) -> Batch:
     return collate(plain, range(len(plain)), pad_id=workload.PAD, bos_id=workload.BOS, eos_id=workload.EOS)
 
 
+def begun(wanted: Recipe, batches: list[list[workload.Pair]], device: str, ranks: Ranks) -> Trainer:
+    """A training that is ready to make its first step, by the settings of ``nmt train``."""
+    keep_freed_memory()
+    keep_few_kernels()
+    run: Any = SimpleNamespace(
+        recipe=wanted,
+        folder=Path(),
+        new_model=lambda: build(wanted.model, workload.VOCABULARY, workload.VOCABULARY),
+    )
+    state = new_state(run, torch.device(device), ranks)
+    trainer = Trainer(run, state, Dealer(batches, ranks.size), cast(Any, None), None, SilentReporter())
+    trainer.begin()
+    return trainer
+
+
 def main() -> None:
     """Build the model and take the steps that are asked for."""
     told = workload.arguments()
     torch.set_num_threads(told.threads)
-    keep_freed_memory()
-    keep_few_kernels()
     batches = workload.load(told.batches)
-    wanted = recipe(workload.SHAPES[told.shape], told.dtype)
-    device = torch.device(told.device)
     with joined() as ranks:
-        run: Any = SimpleNamespace(
-            recipe=wanted,
-            folder=Path(),
-            new_model=lambda: build(wanted.model, workload.VOCABULARY, workload.VOCABULARY),
-        )
-        state = new_state(run, device, ranks)
-        trainer = Trainer(run, state, Dealer(batches, ranks.size), cast(Any, None), None, SilentReporter())
-        trainer.begin()
+        trainer = begun(recipe(workload.SHAPES[told.shape], told.dtype), batches, told.device, ranks)
 
         def step(_: object) -> None:
             ranks.of_first(True)  # there is one more
@@ -107,7 +111,7 @@ def main() -> None:
             return ranks.total(workload.memory(told.device))[0]
 
         if ranks.is_first:
-            workload.answer(batches, step, told.device, cpu=lambda: state.position.cpu_seconds, most=most)
+            workload.answer(batches, step, told.device, cpu=lambda: trainer.state.position.cpu_seconds, most=most)
         else:
             while ranks.of_first(False)[0]:
                 trainer.step()
