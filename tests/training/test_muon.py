@@ -20,9 +20,7 @@ def model_of(pairing: str) -> Seq2Seq:
     return new_model(pairing, dtype=torch.float32)
 
 
-def muon_of(
-    model: Seq2Seq, decay: float = 0.0, ranks: Ranks = ALONE, dtype: torch.dtype = torch.float32
-) -> Muon:
+def muon_of(model: Seq2Seq, decay: float = 0.0, ranks: Ranks = ALONE, dtype: torch.dtype = torch.float32) -> Muon:
     return Muon(model, ranks, lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=decay, dtype=dtype)
 
 
