@@ -34,8 +34,7 @@ SHARE = 0.4
 def orthogonalized(matrices: Float[Tensor, "N R C"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "N R C"]:
     """About U V^T of every matrix U S V^T, by five Newton-Schulz steps (Jordan et al. 2024); zero stays zero.
 
-    The products are made in ``dtype``, in which the matrices are returned: bfloat16 is enough, since the steps do not
-    add errors up.
+    The products are made in ``dtype``, in which the matrices are returned: bfloat16 is enough (Jordan et al. 2024).
     """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mT if is_tall else matrices
