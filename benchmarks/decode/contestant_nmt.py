@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,6 +16,8 @@ from nmt.decoding.torch_engine import TorchEngine
 from nmt.models import build
 from nmt.models.packed import Packed
 
+LOGITS = Packed.logits
+
 
 def translating(task: workload.Task, dtype: str) -> workload.Translate:
     """What translates sentences by the model of a task, with products in ``dtype``."""
@@ -22,10 +25,9 @@ def translating(task: workload.Task, dtype: str) -> workload.Translate:
     model.load_state_dict(load_file(task.weights))
     pieces = SimpleNamespace(pad_id=task.pad, unk_id=task.unk, bos_id=task.bos, eos_id=task.eos)
     engine = TorchEngine(model, cast(Any, SimpleNamespace(source=pieces, target=pieces)))
-    config = DecodingConfig(beam=task.beam, precision=cast(Any, dtype))
-    if task.forced:
-        _never_end(task.eos)
-        config = DecodingConfig(beam=task.beam, precision=cast(Any, dtype), max_ratio=1e-9, max_extra=task.forced)
+    length = {"max_ratio": 1e-9, "max_extra": task.forced} if task.forced else {}
+    config = DecodingConfig.model_validate({"beam": task.beam, "precision": dtype, **length})
+    Packed.logits = _without_end(task.eos) if task.forced else LOGITS  # type: ignore[method-assign, assignment]
 
     def translate(sentences: list[list[int]], size: int) -> list[list[int]]:
         found: list[list[int]] = [[] for _ in sentences]
@@ -45,16 +47,15 @@ def main() -> None:
     workload.answer(task, told, translating(task, told.dtype))
 
 
-def _never_end(eos: int) -> None:
-    """Make EOS unlikely enough to stand in no beam: search ends where the longest translation does."""
-    logits = Packed.logits
+def _without_end(eos: int) -> Callable[[Packed, torch.Tensor], torch.Tensor]:
+    """Logits that make EOS unlikely enough to stand in no beam: search ends where the longest translation does."""
 
-    def without_end(self: Packed, features: torch.Tensor) -> torch.Tensor:
-        made = logits(self, features)
+    def logits(self: Packed, features: torch.Tensor) -> torch.Tensor:
+        made = LOGITS(self, features)
         made[:, eos] -= 1e4
         return made
 
-    Packed.logits = without_end  # type: ignore[method-assign]
+    return logits
 
 
 if __name__ == "__main__":
