@@ -13,8 +13,9 @@ mean of their losses stands how far they are apart (R-Drop: Liang et al. 2021, e
 
     (CE(p) + CE(r)) / 2  +  a / 2 * (KL(p || r) + KL(r || p)) / 2
 
-With d = log p - log r the divergences sum to E_p[d] - E_r[d], whose gradient in the logits of p is
-p (d - E_p[d]) + p - r, and likewise in those of r.
+With d = z_p - z_r, the difference of the logits, the divergences sum to E_p[d] - E_r[d], whose gradient is
+p (d - E_p[d]) + p - r in the logits of p, and r (E_r[d] - d) + r - p in those of r: log p - log r differs from d by the
+same for every token, and that is gone with the mean.
 """
 
 from __future__ import annotations
@@ -83,14 +84,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             # log sum_v exp(z_v) from the likeliest token: its probability is never too small to say
             normalizer = largest.double() - probabilities.amax(dim=1, keepdim=True).double().log()
             nll += (normalizer - of_target).sum()
-            pull = None
+            gradient = probabilities
             if consistency:
-                divergence, pull = _divergence(probabilities, logits, normalizer)
-                apart += divergence
+                apart += _pull_together(gradient, logits, consistency / 2)
             # p - q, but for the e / V that q has everywhere, which is taken off below
-            gradient = probabilities.scatter_add_(1, target, probabilities.new_full(target.shape, smoothing - 1.0))
-            if pull is not None:
-                gradient.add_(pull, alpha=consistency / 2)
+            at_target = torch.arange(len(target), device=target.device), target.squeeze(1)
+            gradient[at_target] -= 1.0 - smoothing
             feature_gradient[:, piece] = (gradient @ narrow_weight).view(passes, -1, weight.shape[1])
             weight_gradient += gradient.t() @ chunk
         sums = features.detach().sum(dim=(0, 1)), weight.detach().sum(dim=0)
@@ -113,17 +112,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return feature_gradient * scale, weight_gradient * scale, None, None, None, None, None
 
 
-def _divergence(probabilities: Tensor, logits: Tensor, normalizer: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(p || r) + KL(r || p), summed over the rows, and its gradient in the logits.
+def _pull_together(probabilities: Tensor, logits: Tensor, share: float) -> Tensor:
+    """KL(p || r) + KL(r || p), summed over the rows; its gradient in the logits, times ``share``, is added to them.
 
-    The first half of the rows gives p, the second r; ``normalizer`` is log sum_v exp(z_v) of every row.
+    The first half of the rows gives p, the second r. Everything is as wide as a row, and of one type: what is slow here
+    is memory.
     """
-    first, second = probabilities.chunk(2)
-    above = torch.sub(*logits.chunk(2)).sub_(torch.sub(*normalizer.chunk(2)).to(logits.dtype))
-    means = [(one * above).sum(dim=1, keepdim=True, dtype=_wide(above)) for one in (first, second)]
-    gap = first - second
-    pull = torch.cat([(above - means[0]).mul_(first).add_(gap), (means[1] - above).mul_(second).sub_(gap)])
-    return (means[0] - means[1]).sum(dtype=torch.float64), pull
+    (first, second), d = probabilities.chunk(2), torch.sub(*logits.chunk(2))
+    pulls = first * d, second * d
+    means = [one.sum(dim=1, keepdim=True) for one in pulls]
+    pulls[0].sub_(second)
+    pulls[1].add_(first)
+    first.mul_(1 + share - share * means[0]).add_(pulls[0], alpha=share)
+    second.mul_(1 + share + share * means[1]).sub_(pulls[1], alpha=share)
+    return (means[0].double() - means[1].double()).sum()
 
 
 def _wide(features: Tensor) -> torch.dtype:
