@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from nmt.config import DecodingConfig
 from nmt.data.batching import pad
 from nmt.decoding.beam import beam_search
@@ -223,3 +225,8 @@ class SlowSearch:
 
 def as_pairs(found: Sequence[Hypothesis]) -> list[tuple[Any, Tokens]]:
     return [(one.score, one.tokens) for one in found]
+
+
+def about(expected: Sequence[tuple[float, Tokens]]) -> list[tuple[Any, Tokens]]:
+    """The same tokens, with scores that may differ as sums of single precision do in another order."""
+    return [(pytest.approx(value, rel=1e-6, abs=1e-6), tokens) for value, tokens in expected]

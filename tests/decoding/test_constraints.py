@@ -18,6 +18,7 @@ from tests.decoding.slow import (
     UNK,
     SlowSearch,
     Tokens,
+    about,
     as_pairs,
     begun,
     config,
@@ -139,7 +140,7 @@ def test_a_beam_wide_enough_finds_the_best_with_all_phrases(table_model: Any, se
             longest = max(len(wish.tokens) + 1, len(wish.prefix) + sum(map(len, wish.use)) + 1)
             expected = enumerated(model, wish, settings, longest)[:nbest]
             whole = [pair for pair in as_pairs(found) if uses_all(pair[1], wish.use)]
-            assert whole == [(pytest.approx(value, abs=1e-6), tokens) for value, tokens in expected]
+            assert whole == about(expected)
             assert as_pairs(found)[: len(whole)] == whole  # what has phrases missing comes after
             assert not wish.use or all(len(one.tokens) == longest - 1 for one in found[len(whole) :])
 
@@ -164,7 +165,7 @@ def test_a_narrow_beam_agrees_with_a_slow_one(table_model: Any, beam: int) -> No
         for wish, found in zip(wishes, search(model, wishes, config=settings, nbest=nbest), strict=True):
             longest = max(len(wish.tokens) + 1, sum(map(len, wish.use)) + 1)
             expected, _ = SlowSearch(model, wish, settings, longest).run(nbest)
-            assert as_pairs(found) == [(pytest.approx(value, abs=1e-6), tokens) for value, tokens in expected]
+            assert as_pairs(found) == about(expected)
             missing += not uses_all(found[0].tokens, wish.use)
     assert missing > 0  # a phrase that has a token to avoid in it, or an n-gram that is there already
 

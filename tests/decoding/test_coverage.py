@@ -10,7 +10,7 @@ import pytest
 
 from nmt.decoding.coverage import coverage, words_of
 from nmt.decoding.request import Source
-from tests.decoding.slow import SlowSearch, as_pairs, config, enumerated, search
+from tests.decoding.slow import SlowSearch, about, as_pairs, config, enumerated, search
 
 WISHES = [Source((10 + row,) * length) for row, length in enumerate([3, 1, 4, 2])]
 
@@ -42,9 +42,7 @@ def test_a_beam_wide_enough_finds_what_enumeration_finds(table_model: Any, penal
         for nbest in (1, 31):
             for wish, found in zip(WISHES, search(model, WISHES, config=settings, nbest=nbest), strict=True):
                 expected = enumerated(model, wish, settings, len(wish.tokens) + 1)
-                assert as_pairs(found) == [
-                    (pytest.approx(value, abs=1e-6), tokens) for value, tokens in expected[:nbest]
-                ]
+                assert as_pairs(found) == about(expected[:nbest])
                 plain = enumerated(
                     model, wish, settings.model_copy(update={"coverage_penalty": 0.0}), len(wish.tokens) + 1
                 )
@@ -64,7 +62,7 @@ def test_a_narrow_beam_agrees_with_a_slow_one(table_model: Any, beam: int, stopp
         for wish, found in zip(WISHES, search(model, WISHES, config=settings, nbest=nbest), strict=True):
             longest = 2 * len(wish.tokens) + 5
             expected, _ = SlowSearch(model, wish, settings, longest, late=True).run(nbest)
-            assert as_pairs(found) == [(pytest.approx(value, abs=1e-6), tokens) for value, tokens in expected]
+            assert as_pairs(found) == about(expected)
 
 
 def test_a_score_is_what_it_says(table_model: Any) -> None:

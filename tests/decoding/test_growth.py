@@ -9,7 +9,7 @@ import pytest
 
 from nmt.decoding.constraints import met
 from nmt.decoding.request import Source
-from tests.decoding.slow import EOS, SlowSearch, as_pairs, config, search
+from tests.decoding.slow import EOS, SlowSearch, about, as_pairs, config, search
 
 WISHES = [Source((10 + row,) * length) for row, length in enumerate([6, 2, 8, 4])]
 
@@ -31,7 +31,7 @@ def test_groups_agree_with_a_slow_search(table_model: Any, beam: int, groups: in
         nbest = [groups, beam, beam - 1][seed]
         for wish, found in zip(WISHES, search(model, WISHES, config=settings, nbest=nbest), strict=True):
             expected, _ = SlowSearch(model, wish, settings, len(wish.tokens) + 1).run(nbest)
-            assert as_pairs(found) == [(pytest.approx(value, abs=1e-6), tokens) for value, tokens in expected]
+            assert as_pairs(found) == about(expected)
 
 
 def test_without_diversity_every_group_is_the_beam_of_one(table_model: Any) -> None:
@@ -79,5 +79,5 @@ def test_every_group_uses_the_phrases(table_model: Any) -> None:
     settings = config(beam=6, groups=3, diversity=1.0)
     for wish, found in zip(wishes, search(model, wishes, config=settings, nbest=3), strict=True):
         expected, _ = SlowSearch(model, wish, settings, len(wish.tokens) + 1).run(3)
-        assert as_pairs(found) == [(pytest.approx(value, abs=1e-6), tokens) for value, tokens in expected]
+        assert as_pairs(found) == about(expected)
         assert all(all(met(one.tokens, wish.use)) for one in found)
