@@ -18,6 +18,7 @@ from jaxtyping import Float
 from nmt.alignment.fonts import DEFAULT_FONT, choose_fonts, printable
 from nmt.alignment.links import Gold, Links
 from nmt.errors import ConfigError
+from nmt.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,15 +144,11 @@ def save_figure(figure: Figure, path: Path) -> None:
     form = path.suffix.lower().removeprefix(".")
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        # Text in an SVG as text; its shapes under the same names each time.
-        with (
-            matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nmt", "font.sans-serif": [DEFAULT_FONT]}),
-            warnings.catch_warnings(),
-        ):
-            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-            figure.savefig(part, format=form, bbox_inches="tight", pad_inches=0.12, metadata=undated)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    # Text in an SVG as text; its shapes under the same names each time.
+    with (
+        written_whole(path) as part,
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nmt", "font.sans-serif": [DEFAULT_FONT]}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        figure.savefig(part, format=form, bbox_inches="tight", pad_inches=0.12, metadata=undated)

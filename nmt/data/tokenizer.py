@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import sentencepiece
 
 from nmt.errors import CheckpointError, ConfigError, DataError, NmtError
+from nmt.files import written_whole
 
 if TYPE_CHECKING:  # what encodes a corpus needs numpy, what translates a line does not
     import numpy as np
@@ -98,12 +99,10 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write the model to ``path``, whole or not at all."""
-        partial = path.with_name(f"{path.name}.partial")
         try:
-            partial.write_bytes(self._model)
-            partial.replace(path)
+            with written_whole(path) as part:
+                part.write_bytes(self._model)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise NmtError(f"{path}: the tokenizer cannot be written: {error.strerror}") from error
 
     def to_bytes(self) -> bytes:

@@ -14,6 +14,7 @@ from nmt.data.text import LineWriter
 from nmt.errors import ConfigError, DataError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Score, Tokenization, default_tokenization, evaluate
 from nmt.evaluation.signature import sign, sign_model, sign_search
+from nmt.files import written_whole
 
 __all__ = [
     "Evaluation",
@@ -150,19 +151,14 @@ def evaluate_run(
     path = output or run.folder / "evaluations" / f"{held_out.name}.{checkpoint.name}.beam{beam}.hyp"
     path.parent.mkdir(parents=True, exist_ok=True)
     hypotheses = []
-    # Begun before the work, so that a folder that cannot be written is found now; renamed when it is whole.
-    part = path.with_name(f".part.{path.name}")
-    try:
-        writer = LineWriter.open(part)
+    with written_whole(path) as part:
+        writer = LineWriter.open(part, name=path)  # before the work, to find now what cannot be written
         try:
             for translation in track(translator.translate(held_out.source), len(held_out.source)):
                 hypotheses.append(translation.text)
                 writer.write(translation.text)
         finally:
             writer.close()
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     scores = scoring(hypotheses, held_out.references, _tokenization(run.recipe))
     search = sign_search(translator.decoding)
     evaluation = Evaluation(scores, held_out.name, hypotheses, model, search, path)
@@ -178,6 +174,5 @@ def _tokenization(recipe: Recipe) -> Tokenization:
 
 def _keep(evaluation: Evaluation, path: Path) -> None:
     """Write an evaluation as JSON."""
-    part = path.with_name(f".part.{path.name}")
-    part.write_text(json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
