@@ -25,11 +25,20 @@ from torch.nn import functional
 
 from nmt.errors import ConfigError
 
-__all__ = ["Precision", "Product", "has_fbgemm", "multiplies_bfloat16", "pack", "pack_layers", "resolve_precision"]
+__all__ = [
+    "Precision",
+    "Product",
+    "has_fbgemm",
+    "multiplies_bfloat16",
+    "pack",
+    "pack_layers",
+    "pack_rectified",
+    "resolve_precision",
+]
 
 Precision: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 
-#: x (R, I) to x W^T + b (R, O), a new tensor.
+#: x (R, I) to x W^T + b (R, O), a new tensor; x may be what :func:`pack_rectified` gave.
 Product: TypeAlias = Callable[[Tensor], Tensor]
 
 LARGE = 2**18
@@ -92,6 +101,15 @@ def pack_layers(layers: Sequence[nn.Linear], precision: Precision, *, few: bool 
     return pack(weight, torch.cat(tuple(layer.bias for layer in layers)), precision, few=few)
 
 
+def pack_rectified(layer: nn.Linear, precision: Precision, *, few: bool = True) -> Product:
+    """max(0, x W^T + b), for another product to take: it may come in the type that products are made in."""
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    if precision == "bfloat16":
+        return _rounded(weight, bias, rectified=True)
+    product = pack(weight, bias, precision, few=few)
+    return lambda x: product(x).relu_()
+
+
 def pack(
     weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precision: Precision, *, few: bool = True
 ) -> Product:
@@ -101,7 +119,7 @@ def pack(
     """
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if precision == "bfloat16":
-        return _rounded(weight.bfloat16(), bias)
+        return _rounded(weight, bias)
     if weight.dtype == torch.float32:
         if precision == "int8" and weight.numel() >= SMALL:
             return _Int8(weight, bias)
@@ -117,10 +135,18 @@ def pack(
     return _plain(weight, bias)
 
 
-def _rounded(weight: Tensor, bias: Tensor | None) -> Product:
+def _rounded(weight: Tensor, bias: Tensor | None, *, rectified: bool = False) -> Product:
+    """The product in bfloat16, its sums, with the bias, rounded to that once; ``rectified`` it stays in it."""
+    narrow, narrow_bias = weight.bfloat16(), None if bias is None else bias.bfloat16()
+    wide = torch.bfloat16 if rectified else weight.dtype
+    if weight.device.type == "cpu" and multiplies_bfloat16(weight.device):
+        multiply = torch.ops.mkldnn._linear_pointwise
+        laid_out, then = torch.ops.mkldnn._reorder_linear_weight(narrow), "relu" if rectified else "none"
+        return lambda x: multiply(x.bfloat16(), laid_out, narrow_bias, then, [], "").to(wide)
+
     def product(x: Tensor) -> Tensor:
-        wide = functional.linear(x.bfloat16(), weight).to(x.dtype)
-        return wide if bias is None else wide.add_(bias)
+        made = functional.linear(x.bfloat16(), narrow, narrow_bias)
+        return made.relu_() if rectified else made.to(wide)
 
     return product
 

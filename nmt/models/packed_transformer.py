@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nmt.layers.masks import masked_mean, window_mask
-from nmt.layers.packing import Precision, pack, pack_layers
+from nmt.layers.packing import Precision, pack, pack_layers, pack_rectified
 from nmt.models.interface import Encoding, Step
 from nmt.models.packed_memory import Sharing
 from nmt.models.transformer import (
@@ -74,11 +74,11 @@ class _FeedForward:
     """max(0, x W_1 + b_1) W_2 + b_2."""
 
     def __init__(self, part: FeedForward, precision: Precision, *, few: bool = True) -> None:
-        self.inner = pack_layers([part.inner], precision, few=few)
+        self.inner = pack_rectified(part.inner, precision, few=few)
         self.outer = pack_layers([part.outer], precision, few=few)
 
     def __call__(self, x: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
-        return self.outer(self.inner(x).relu_())
+        return self.outer(self.inner(x))
 
 
 class _EncoderLayer:

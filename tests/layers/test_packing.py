@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from nmt.errors import ConfigError
-from nmt.layers.packing import LARGE, LIGHT, SLIGHT, Precision, pack, pack_layers, resolve_precision
+from nmt.layers.packing import LARGE, LIGHT, SLIGHT, Precision, pack, pack_layers, pack_rectified, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -37,6 +37,29 @@ def test_products(rows: int, outer: int, inner: int, biased: bool, precision: Pr
     assert made.dtype == torch.float32
     assert (made - expected).norm() <= error * expected.norm()
     assert made.data_ptr() != pack(weight, bias, precision)(x).data_ptr(), "a new tensor each time"
+
+
+@pytest.mark.parametrize("rows", [1, 5, 70])
+@pytest.mark.parametrize("has_units", [True, False])
+@pytest.mark.parametrize(
+    ("precision", "error"), [("float32", 1e-6), ("float16", 6e-4), ("bfloat16", 1.5e-2), ("int8", 4e-2)]
+)
+@torch.inference_mode()
+def test_a_rectified_product_goes_into_another(
+    rows: int, has_units: bool, precision: Precision, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On processors that multiply bfloat16 (where the test runs on one) and on others; what comes out is as wide."""
+    if not has_units:
+        monkeypatch.setattr("nmt.layers.packing.multiplies_bfloat16", lambda device: False)
+    inner, outer, x = nn.Linear(32, 48), nn.Linear(48, 32), torch.randn(rows, 32)
+    hidden = functional.linear(x.double(), inner.weight.double(), inner.bias.double()).clamp_min(0)
+    expected = functional.linear(hidden, outer.weight.double(), outer.bias.double())
+    between = pack_rectified(inner, precision)(x)
+    assert (between - hidden).norm() <= error * hidden.norm()
+    assert (between >= 0).all()
+    made = pack_layers([outer], precision)(between)
+    assert made.dtype == torch.float32
+    assert (made - expected).norm() <= error * expected.norm()
 
 
 @pytest.mark.parametrize("older", [True, False])
