@@ -87,6 +87,10 @@ def has_fbgemm(device: torch.device) -> bool:
     return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
 
 
+def _has_onednn(device: torch.device) -> bool:
+    return device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
 def _has(*features: str) -> bool:
     """Whether the processor has any of them; older torch cannot tell, and is taken to have none."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -129,8 +133,7 @@ def pack(
                 if few:
                     return _fbgemm(rounded, bias)
                 weight = rounded
-    is_large = weight.numel() >= LARGE and weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if is_large and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if weight.numel() >= LARGE and weight.dtype == torch.float32 and _has_onednn(weight.device):
         return _laid_out(weight, bias)
     return _plain(weight, bias)
 
@@ -139,7 +142,7 @@ def _rounded(weight: Tensor, bias: Tensor | None, *, rectified: bool = False) ->
     """The product in bfloat16, its sums, with the bias, rounded to that once; ``rectified`` it stays in it."""
     narrow, narrow_bias = weight.bfloat16(), None if bias is None else bias.bfloat16()
     wide = torch.bfloat16 if rectified else weight.dtype
-    if weight.device.type == "cpu" and multiplies_bfloat16(weight.device):
+    if _has_onednn(weight.device) and multiplies_bfloat16(weight.device):
         multiply = torch.ops.mkldnn._linear_pointwise
         laid_out, then = torch.ops.mkldnn._reorder_linear_weight(narrow), "relu" if rectified else "none"
         return lambda x: multiply(x.bfloat16(), laid_out, narrow_bias, then, [], "").to(wide)
