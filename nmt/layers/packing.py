@@ -4,7 +4,8 @@
 float32    the reference; the layout is oneDNN's where that pays, and sums differ by what their order makes
 float16    weights rounded to 11 bits of mantissa, all else in single precision: as quick as float32 for many rows, two
            to five times as quick for a few, the weights being half as large and laid out for it
-bfloat16   both factors rounded to 8 bits of mantissa, sums in single precision: for processors that multiply these
+bfloat16   both factors rounded to 8 bits of mantissa, and biases; sums in single precision, rounded to as many: for
+           processors that multiply these
 int8       large weights rounded to 8 bits, a scale a row of the weight; what comes in too, a scale a row: a sentence's
            numbers never depend on its neighbours'
 =========  =======================================================================================================
