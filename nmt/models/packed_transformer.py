@@ -1,7 +1,7 @@
 """The Transformer, token by token and nothing else: what :mod:`nmt.models.transformer` computes, laid out for search.
 
 - Queries, keys and values of one input are one product.
-- The hypotheses of a sentence share its keys and values: they are several queries of one attention.
+- Attention to the source is :mod:`nmt.models.packed_cross`'s.
 - Keys and values of what is written stand in one tensor for all layers, a row of it a token. They are written where
   they belong, and when search goes on from other hypotheses only tokens that differ are copied: hypotheses of a
   sentence have most of what is written in common.
@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -21,6 +21,7 @@ from torch.nn import functional
 from nmt.layers.masks import masked_mean, window_mask
 from nmt.layers.packing import Precision, pack, pack_layers, pack_rectified
 from nmt.models.interface import Encoding, Step
+from nmt.models.packed_cross import CrossAttention, Source, of_sentences
 from nmt.models.packed_memory import Sharing
 from nmt.models.transformer import (
     DecoderLayer,
@@ -51,7 +52,9 @@ class _Residual:
         return self.norm(x) if self.before else x
 
     def leave(self, x: Float[Tensor, "R H"], answer: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
-        summed = answer.add_(x)
+        return self.end(answer.add_(x))
+
+    def end(self, summed: Float[Tensor, "R H"]) -> Float[Tensor, "R H"]:
         return summed if self.before else self.norm(summed)
 
 
@@ -128,27 +131,23 @@ class PackedTransformerEncoder:
 
 @dataclass(frozen=True)
 class PackedTransformerMemory:
-    """Every layer's keys, divided by sqrt(D), and values of the source; a sentence once for all its hypotheses.
+    """Every layer's view of the source; a sentence once for all its hypotheses.
 
     ``mask`` is 0 where a token is real and -inf where it is not, None where all are.
     """
 
     sharing: Sharing
-    keys: tuple[Float[Tensor, "BA D S"], ...]
-    values: tuple[Float[Tensor, "BA S D"], ...]
+    heads: int
+    sources: tuple[Source, ...]
     mask: Float[Tensor, "BA 1 S"] | None
 
     def select(self, rows: Int[Tensor, " R"]) -> PackedTransformerMemory:
         sharing, sentences = self.sharing.select(rows)
         if sentences is None:
-            return PackedTransformerMemory(sharing, self.keys, self.values, self.mask)
-
-        def chosen(part: Tensor) -> Tensor:
-            whole = part.view(self.sharing.count, -1, *part.shape[1:])
-            return whole.index_select(0, sentences).flatten(0, 1)
-
-        keys, values = tuple(map(chosen, self.keys)), tuple(map(chosen, self.values))
-        return PackedTransformerMemory(sharing, keys, values, None if self.mask is None else chosen(self.mask))
+            return replace(self, sharing=sharing)
+        sources = tuple(source.select(sentences) for source in self.sources)
+        mask = None if self.mask is None else of_sentences(self.mask, sentences, self.heads)
+        return replace(self, sharing=sharing, sources=sources, mask=mask)
 
 
 class Written:
@@ -209,7 +208,7 @@ class _DecoderLayer:
     """:class:`~nmt.models.transformer.DecoderLayer`, one token a row."""
 
     def __init__(self, layer: DecoderLayer, precision: Precision) -> None:
-        attention, cross = layer.self_attention, layer.cross_attention
+        attention = layer.self_attention
         self.heads = attention.heads
         query, key_value, scale = (
             attention.query,
@@ -219,53 +218,31 @@ class _DecoderLayer:
         weights = torch.cat([query.weight * scale, key_value.weight])
         self.all = pack(weights, torch.cat([query.bias * scale, key_value.bias]), precision)
         self.output = pack_layers([attention.output], precision)
-        self.cross_query = pack_layers([cross.query], precision)
-        self.cross_key_value = pack_layers([cross.key_value], precision, few=False)
-        self.cross_output = pack_layers([cross.output], precision)
+        self.cross = CrossAttention(layer.cross_attention, precision)
         self.feed_forward = _FeedForward(layer.feed_forward, precision)
         self.around_self = _Residual(layer.around_self)
         self.around_cross = _Residual(layer.around_cross)
         self.around_feed_forward = _Residual(layer.around_feed_forward)
 
-    def remember(self, states: Float[Tensor, "B S H"]) -> tuple[Float[Tensor, "BA D S"], Float[Tensor, "BA S D"]]:
-        """Keys, divided by sqrt(D), and values of the source."""
-        count, length, _ = states.shape
-        made = self.cross_key_value(states.flatten(0, 1)).view(count, length, 2, self.heads, -1)
-        keys, values = made.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
-        return keys.transpose(1, 2) / math.sqrt(keys.shape[-1]), values.contiguous()
-
     def __call__(
         self,
         x: Float[Tensor, "R H"],
-        past: tuple[Float[Tensor, "L R A D"], Float[Tensor, "L R A D"]],
-        last: tuple[Float[Tensor, "R A D"], Float[Tensor, "R A D"]],
-        source: tuple[Float[Tensor, "BA D S"], Float[Tensor, "BA S D"], Float[Tensor, "BA 1 S"] | None],
-        places: int,
+        past: Float[Tensor, "2 L R A D"],
+        last: Float[Tensor, "2 R A D"],
+        source: Source,
+        memory: PackedTransformerMemory,
     ) -> tuple[Float[Tensor, "R H"], Float[Tensor, "BA n S"]]:
         """The layer's output, and where each head looked; ``last`` of the keys and values of ``past`` are written."""
         rows, width = x.shape
-        queries, *new = self.all(self.around_self.enter(x)).view(rows, 3, self.heads, -1).unbind(1)
-        last[0].copy_(new[0])
-        last[1].copy_(new[1])
+        keys, values = past.unbind(0)
+        made = self.all(self.around_self.enter(x)).view(rows, 3, self.heads, -1).transpose(0, 1)
+        last.copy_(made[1:])
         # One query a row is too little for a product of matrices, whose calls would cost more than the sums.
-        weights = (past[0] * queries).sum(dim=-1, keepdim=True).softmax(dim=0)
-        attended = (past[1] * weights).sum(dim=0).view(rows, width)
+        weights = (keys * made[0]).sum(dim=-1, keepdim=True).softmax(dim=0)
+        attended = (values * weights).sum(dim=0).view(rows, width)
         x = self.around_self.leave(x, self.output(attended))
-        keys, values, mask = source
-        queries = self.cross_query(self.around_cross.enter(x))
-        if places == rows:  # of one sentence: the product takes the heads as they stand
-            queries = queries.view(rows, self.heads, -1).transpose(0, 1)
-        else:
-            queries = queries.view(-1, places, self.heads, width // self.heads).transpose(1, 2)
-            queries = queries.reshape(-1, places, width // self.heads)
-        scores = torch.bmm(queries, keys) if mask is None else torch.baddbmm(mask, queries, keys)
-        weights = scores.softmax(dim=-1)
-        attended = torch.bmm(weights, values)
-        if places == rows:
-            attended = attended.transpose(0, 1).reshape(rows, width)
-        else:
-            attended = attended.view(-1, self.heads, places, width // self.heads).transpose(1, 2).reshape(rows, width)
-        x = self.around_cross.leave(x, self.cross_output(attended))
+        summed, weights = source.add(x, self.around_cross.enter(x), memory.sharing.places, memory.mask)
+        x = self.around_cross.end(summed)
         return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x))), weights
 
 
@@ -306,24 +283,22 @@ class PackedTransformerDecoder:
         if not real.all():
             mask = states.new_zeros(real.shape).masked_fill_(~real, -math.inf)
             mask = mask.repeat_interleave(self.heads, dim=0).unsqueeze(1)
-        keys, values = zip(*(layer.remember(states) for layer in self.layers), strict=True)
-        return PackedTransformerMemory(Sharing(len(states)), keys, values, mask)
+        sources = tuple(layer.cross.remember(states, is_whole=mask is None) for layer in self.layers)
+        return PackedTransformerMemory(Sharing(len(states)), self.heads, sources, mask)
 
     def start(self, memory: PackedTransformerMemory) -> Written:
         count = memory.sharing.count * memory.sharing.places
-        return Written(memory.keys[0].new_empty(2 * len(self.layers), BLOCK, count, self.width), 0)
+        return Written(self.table.new_empty(2 * len(self.layers), BLOCK, count, self.width), 0)
 
     def step(self, tokens: Int[Tensor, " R"], state: Written, memory: PackedTransformerMemory) -> Step:
         written = state.longer()
-        position, heads, places = written.length - 1, self.heads, memory.sharing.places
-        room = written.room.view(*written.room.shape[:3], heads, -1)
-        past, last = room[:, : written.length].unbind(0), room[:, position].unbind(0)
+        position, heads = written.length - 1, self.heads
+        room = written.room.view(len(self.layers), 2, *written.room.shape[1:3], heads, -1)
+        past, last = room[:, :, : written.length].unbind(0), room[:, :, position].unbind(0)
         x = self.embed(tokens, position)
         looked: Tensor | None = None
-        for number, layer in enumerate(self.layers):
-            keys, values = 2 * number, 2 * number + 1
-            source = memory.keys[number], memory.values[number], memory.mask
-            x, weights = layer(x, (past[keys], past[values]), (last[keys], last[values]), source, places)
+        for number, (layer, source) in enumerate(zip(self.layers, memory.sources, strict=True)):
+            x, weights = layer(x, past[number], last[number], source, memory)
             if number == self.alignment_layer:
                 looked = weights
         assert looked is not None  # alignment_layer is one of the layers: the recipe is checked

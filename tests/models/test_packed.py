@@ -12,6 +12,7 @@ from torch import Tensor
 from nmt.layers.packing import Precision
 from nmt.models import Seq2Seq
 from nmt.models.packed import packed
+from nmt.models.packed_cross import ManySources, OneSource
 from tests.models.pairings import BOS, NINE, PAIRINGS, SENTENCES, TARGET_VOCABULARY, new_batch, new_model
 
 every = pytest.mark.parametrize("name", PAIRINGS)
@@ -95,6 +96,32 @@ def test_more_tokens_than_there_is_room_for_at_first(name: str) -> None:
         features.append(step.features)
         state = step.state
     same(torch.stack(features, dim=1), model(batch).features)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", [name for name, config in PAIRINGS.items() if config.decoder.type == "transformer"])
+def test_a_sentence_alone(name: str, precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one sentence is the whole batch, its keys and values have the projections in them: if it is short and sums
+    are no less exact for that, half precision's too.
+    """
+    model = new_model(name, dtype=torch.float64 if precision == "float32" else torch.float32)
+    batch = new_batch([([5, 6, 7], [8, 9, 10, 11])])
+    made = []
+    for wide, kind in ((4, OneSource if precision in ("float32", "float16") else ManySources), (0, ManySources)):
+        monkeypatch.setattr("nmt.models.packed_cross.WIDE", wide)
+        quick: Any = packed(model, precision)
+        memory = quick.remember(batch.source, batch.source_mask)
+        assert {type(source) for source in memory.sources} == {kind}
+        state, places, seen = quick.start(memory), 1, []
+        for tokens, rows in zip(batch.target_in[0], ([0, 0, 0], [2, 0, 1], [1, 1], [1, 0], [0]), strict=True):
+            step = quick.step(tokens + torch.arange(places), state, memory)
+            seen += [step.features.clone(), step.attention.clone()]
+            chosen, places = torch.tensor(rows), len(rows)
+            memory, state = memory.select(chosen), step.state.select(chosen)
+        made.append(seen)
+    for one, many in zip(*made, strict=True):
+        near = 1e-9 if precision == "float32" else 1e-5
+        torch.testing.assert_close(one, many, rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("kept", [True, False])
