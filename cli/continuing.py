@@ -7,7 +7,7 @@ is no regular file, a pipe or a device, is written as it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +21,7 @@ from nmt_cli.streams import STANDARD
 if TYPE_CHECKING:
     from nmt.formats import Style
 
-__all__ = ["Begun", "look_back", "whole_output"]
+__all__ = ["Begun", "Output", "look_back", "whole_output"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def _part(path: Path) -> Path:
     Raises NmtError for a link that leads to itself.
     """
     named = Path(os.path.abspath(path))
-    if path == STANDARD or named.is_relative_to("/dev") or named.is_relative_to("/proc"):
+    is_device = named.is_relative_to("/dev") and not named.is_relative_to("/dev/shm")  # files like others, in memory
+    if path == STANDARD or is_device or named.is_relative_to("/proc"):
         return path
     if path.exists() and not path.is_file():
         return path
@@ -82,34 +83,66 @@ def _begun(path: Path) -> Path:
     return part if part.exists() else path
 
 
+class Output:
+    """Where a command writes its lines. Until :meth:`ready`, or the first line, what is there stays as it is."""
+
+    def __init__(self, open_: Callable[[], LineWriter]) -> None:
+        self._open = open_
+        self._writer: LineWriter | None = None
+
+    def ready(self) -> LineWriter:
+        """The writer, opened now if it was not before. Raises NmtError where it cannot be."""
+        if self._writer is None:
+            self._writer = self._open()
+        return self._writer
+
+    def write(self, line: str) -> None:
+        """Write one line, as :meth:`LineWriter.write` does."""
+        self.ready().write(line)
+
+    def flush(self) -> None:
+        """Have what was written seen by others."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._writer is not None:
+            self._writer.close()
+
+
 @contextmanager
 def whole_output(
     path: Path, *, inputs: Sequence[Path] = (), kept: int | None = None, resumable: bool = True
-) -> Iterator[LineWriter]:
-    """A writer to a file that gets its name at the end, or to stdout.
+) -> Iterator[Output]:
+    """Where to write a file that gets its name at the end, or stdout.
 
-    With ``kept`` so many lines of the interrupted output stay. Where the work does not come to its end, the error says
-    where the lines are that were written before, and if the verb is ``resumable`` how to go on. Raises ConfigError
-    where the file is one of ``inputs``, NmtError where it cannot be written.
+    With ``kept`` so many lines of the interrupted output stay; it is as it was until there is another. Where the work
+    does not come to its end, the error says where the lines are that were written before, and if the verb is
+    ``resumable`` how to go on. Raises ConfigError where the file, or what it is called until it is whole, is one of
+    ``inputs``, NmtError where it cannot be written.
     """
-    if path.is_file() and any(one.exists() and one.samefile(path) for one in inputs if one != STANDARD):
-        raise ConfigError(f"{path}: is read and written at once: name another file for the output")
     part = _part(path)
-    writer = LineWriter.open(part, name=path) if kept is None else _reopen(path, part, kept)
+    for place in (path, part):
+        if place.is_file() and any(one.exists() and one.samefile(place) for one in inputs if one != STANDARD):
+            raise ConfigError(f"{place}: is read and written at once: name another file for the output")
+    output = Output(lambda: LineWriter.open(part, name=path) if kept is None else _reopen(path, part, kept))
+    if kept is None:
+        output.ready()
     try:
-        yield writer
-        writer.close()
+        yield output
+        output.ready().close()
     except NmtError as error:
         with suppress(NmtError):  # on a full disk this is the same error once more
-            writer.close()
-        if part != path and part.stat().st_size:
+            output.close()
+        if part != path and part.exists() and part.stat().st_size:
             how = f", go on with --continue-from {path}" if resumable else ""
             error.args = (f"{error}; what was written before is in {part}{how}",)
-        elif part != path:
-            part.unlink()
+        elif part != path and kept is None:
+            part.unlink(missing_ok=True)
         raise
     except BaseException:
-        writer.close()
+        output.close()
         raise
     if part != path:
         _rename(part, part.with_name(part.name.removesuffix(".part")))

@@ -1,27 +1,23 @@
 """Where a verb reads its lines and writes its results: files, or the shell's pipe.
 
 ``-`` is stdin or stdout, which both are the default. Compressed files are read and written for what they are
-(:mod:`nmt.data.text`). How a closed pipe, a full disk or a closed stdout ends a command is :mod:`nmt_cli.main`'s
+(:mod:`nmt.data.text`); a file that is written has its name when it is whole (:mod:`nmt_cli.continuing`). How a closed pipe, a full disk or a closed stdout ends a command is :mod:`nmt_cli.main`'s
 business.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from nmt.errors import ConfigError, NmtError
+from nmt.errors import NmtError
 from nmt_cli import console
 
-if TYPE_CHECKING:
-    from nmt.data.text import LineWriter
-
-__all__ = ["STANDARD", "InputFile", "OnBadBytes", "OutputFile", "greet", "input_lines", "output_lines"]
+__all__ = ["STANDARD", "InputFile", "OnBadBytes", "OutputFile", "greet", "input_lines"]
 
 STANDARD = Path("-")
 
@@ -55,20 +51,3 @@ def greet() -> None:
         raise NmtError("standard input is closed: there is nothing to read from")
     if sys.stdin.isatty():
         console.note("reading from the terminal, a sentence a line; end with Ctrl-D")
-
-
-@contextmanager
-def output_lines(path: Path, *, inputs: Sequence[Path] = ()) -> Iterator[LineWriter]:
-    """A writer of lines to a file, compressed as its ending says, or to stdout.
-
-    Raises ConfigError where the file is one of ``inputs``, which would be emptied before it is read.
-    """
-    from nmt.data.text import LineWriter
-
-    if path.is_file() and any(one.exists() and one.samefile(path) for one in inputs if one != STANDARD):
-        raise ConfigError(f"{path}: is read and written at once: name another file for the output")
-    writer = LineWriter.open(path)
-    try:
-        yield writer
-    finally:
-        writer.close()

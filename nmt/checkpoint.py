@@ -26,11 +26,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nmt import __version__
 from nmt.config import Recipe, load_recipe
@@ -46,6 +47,7 @@ __all__ = [
     "FORMAT",
     "Checkpoint",
     "Run",
+    "beside",
     "check_folder",
     "has_checkpoint",
     "read_tensors",
@@ -60,6 +62,9 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 
+#: The names that :func:`beside` gives.
+_BESIDE = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<ending>tmp|old)")
+
 _log = logging.getLogger(__name__)
 
 
@@ -69,14 +74,15 @@ _log = logging.getLogger(__name__)
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write ``files`` and their manifest as ``folder``, atomically; an older folder of that name is replaced.
 
-    What a process that was killed while writing left beside it is put right: one process writes at a time.
+    What a process that was killed while writing it left beside it is put right: one process writes it at a time. All
+    else that lies there is somebody else's.
     Raises CheckpointError, the older folder still in place and no temporary one left, where the disk is full or the
     folder cannot be written.
     """
-    temporary = _beside(folder, "tmp")
+    temporary = beside(folder, "tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        recover(folder.parent)
+        recover(folder.parent, folder.name)
         temporary.mkdir()
         for name, content in {**files, MANIFEST: _manifest(files)}.items():
             _write_flushed(temporary / name, content)
@@ -85,7 +91,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         _flush_folder(folder.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
-            recover(folder.parent)
+            recover(folder.parent, folder.name)
         needed = sum(map(len, files.values()))
         free = _free_bytes(folder.parent)
         room = f" ({needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)" if free is not None else ""
@@ -94,25 +100,25 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder of files, whole or not at all: it loses its name first, and what is left then is swept later."""
-    gone = _beside(folder, "tmp")
+    gone = beside(folder, "tmp")
     with contextlib.suppress(OSError):
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def recover(parent: Path) -> None:
-    """Put right what a process that was killed while writing left in ``parent``.
+def recover(parent: Path, name: str | None = None) -> None:
+    """Put right what processes that were killed while writing left in ``parent``, of the folder ``name`` or of any.
 
     A folder that had stepped aside for a new one which never came gets its name back; what is half written goes.
     """
-    for aside in parent.glob(".*.old"):
-        folder = parent / aside.name[1:].rsplit(".", 2)[0]
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+    for left, whose, ending in _left(parent):
+        if name not in (None, whose):
+            continue
+        folder = parent / whose
+        if ending == "old" and not folder.exists():
+            left.rename(folder)
         else:
-            aside.rename(folder)
-    for left in parent.glob(".*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def check_folder(folder: Path) -> None:
@@ -185,8 +191,9 @@ def _replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write ``files`` and their manifest into ``folder``, in which others lie; killed at any moment it is as it was or
     as it shall be, file by file, and its manifest vouches for both.
     """
-    for left in folder.glob(".*.tmp"):
-        left.unlink()
+    for left, whose, _ in _left(folder):
+        if whose in (*files, MANIFEST):
+            left.unlink()
     manifest = json.loads(_manifest(files))
     before = _listed(folder)
     if changed := {name: before[name] for name in files if name in before and before[name] != manifest[name]}:
@@ -211,7 +218,7 @@ def _listed(folder: Path) -> dict[str, Any]:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file and flush it before it gets its name, which is flushed too."""
-    temporary = _beside(path, "tmp")
+    temporary = beside(path, "tmp")
     try:
         _write_flushed(temporary, content)
         temporary.rename(path)
@@ -241,15 +248,21 @@ def _swap(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         temporary.rename(folder)
         return
-    aside = _beside(folder, "old")
+    aside = beside(folder, "old")
     folder.rename(aside)
     temporary.rename(folder)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _beside(folder: Path, ending: str) -> Path:
+def beside(folder: Path, ending: Literal["tmp", "old"]) -> Path:
     """A temporary name next to ``folder``: ``tmp`` for what may go at any time, ``old`` for what may be wanted back."""
     return folder.with_name(f".{folder.name}.{os.getpid()}.{ending}")
+
+
+def _left(parent: Path) -> list[tuple[Path, str, str]]:
+    """What has a name by :func:`beside` in ``parent``, which may hold anything: where, of what, and the ending."""
+    matches = [(path, _BESIDE.fullmatch(path.name)) for path in sorted(parent.glob(".*"))]
+    return [(path, match["name"], match["ending"]) for path, match in matches if match]
 
 
 def _free_bytes(folder: Path) -> int | None:

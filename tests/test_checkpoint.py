@@ -227,7 +227,22 @@ def test_what_a_killed_process_left_is_in_nobody_s_way(tmp_path: Path) -> None:
         (tmp_path / left / "weights").write_bytes(b"half")
     write_folder(tmp_path / "step-1", FILES)
     check_folder(tmp_path / "step-1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".step-7.99.tmp", "step-1"]
+    recover(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+
+
+@pytest.mark.parametrize("sweep", [lambda parent: write_folder(parent / "step-1", FILES), recover])
+def test_what_others_have_hidden_there_stays(tmp_path: Path, sweep: Callable[[Path], None]) -> None:
+    """An export is written wherever its user likes: into a home, say."""
+    (tmp_path / "data").mkdir()
+    for name in (".data.old", ".cache.tmp", ".ssh.old", ".step-1.tmp", ".step-1.x.old", ".step-1..tmp"):
+        (tmp_path / name).mkdir()
+    for name in (".bashrc.old", ".notes.tmp"):
+        (tmp_path / name).touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} - {"step-1"} == before
 
 
 def test_a_folder_that_stepped_aside_comes_back_and_what_was_being_removed_does_not(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import typer
 from nmt.alignment.links import Gold, Method, Symmetrization, parse_gold
 from nmt.errors import ConfigError, DataError
 from nmt_cli import console
+from nmt_cli.continuing import Output, whole_output
 from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.searching import with_search_flags
-from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines, output_lines
+from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines
 
 if TYPE_CHECKING:
     from nmt.alignment.report import Pictures
@@ -130,8 +131,12 @@ def align(
     with ExitStack() as files:
         silent = (json or gold is not None) and output == STANDARD
         read = [path for path in (source, target, gold) if path is not None]
-        links = None if silent else files.enter_context(output_lines(output, inputs=read))
-        own = None if translations is None else files.enter_context(output_lines(translations, inputs=[*read, output]))
+
+        def opened_output(path: Path) -> Output:
+            return files.enter_context(whole_output(path, inputs=read, resumable=False))
+
+        links = None if silent else opened_output(output)
+        own = None if translations is None else opened_output(translations)
         for number, answer, one in zip(texts.numbers or count(1), texts.gold or repeat(None), linked, strict=False):
             rendered = report.add(one, answer)
             if links is not None:

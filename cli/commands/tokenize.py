@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from nmt_cli import console
-from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines, output_lines
+from nmt_cli.continuing import whole_output
+from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines
 
 __all__ = ["tokenize"]
 
@@ -89,7 +90,7 @@ def encode(
     from nmt.data.tokenizer import Tokenizer, find_model
 
     tokenizer = Tokenizer.load(find_model(model, side))
-    with output_lines(output, inputs=[input]) as writer:
+    with whole_output(output, inputs=[input], resumable=False) as writer:
         for number, line in enumerate(input_lines(input, on_bad_bytes=on_bad_bytes)):
             found = tokenizer.sample(line, sampling, seed + number)
             writer.write(" ".join(map(str, found) if ids else tokenizer.pieces(found)))
@@ -109,6 +110,6 @@ def decode(
 
     tokenizer = Tokenizer.load(find_model(model, side))
     name = "stdin" if input == STANDARD else str(input)
-    with output_lines(output, inputs=[input]) as writer:
+    with whole_output(output, inputs=[input], resumable=False) as writer:
         for number, line in enumerate(input_lines(input, on_bad_bytes=on_bad_bytes), 1):
             writer.write(tokenizer.join(line.split(" "), numbers=ids, where=f"{name}:{number}"))

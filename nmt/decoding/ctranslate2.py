@@ -26,7 +26,7 @@ from nmt.data.tokenizer import Tokenizers
 from nmt.decoding.engine import check_nbest
 from nmt.decoding.exported import Export, threads_or_all
 from nmt.decoding.hypothesis import Hypothesis
-from nmt.decoding.lengths import length_penalty, longest_target
+from nmt.decoding.lengths import length_penalty, longest_for
 from nmt.decoding.request import Source
 from nmt.errors import CheckpointError, ConfigError, NmtError, is_out_of_memory
 
@@ -74,7 +74,7 @@ class CTranslate2Engine:
         self.check(config, nbest=nbest, attention=attention)
         if any(source.use for source in sources):
             raise ConfigError("phrases to use: CTranslate2 cannot; use the run itself or an export to onnx")
-        limits = [longest_target(len(source.tokens) + 1, config, self.longest_target) for source in sources]
+        limits = [longest_for(source, len(source.tokens) + 1, config, self.longest_target) for source in sources]
         return _Search(self._model, self._pieces, sources, limits, config, nbest, attention).run()
 
 

@@ -213,13 +213,14 @@ class Lines:
         return tuple(phrase for phrase, is_met in zip(request.use, found, strict=True) if not is_met)
 
     def _target_words(self, parts: Sequence[Part], row: Sequence[Hypothesis]) -> tuple[int, ...]:
-        """For each token the word of the whole text it belongs to."""
+        """For each token the word of the whole text it belongs to; one of which nothing is seen, to that before it."""
         words: list[int] = []
         text = ""
         for part, one in zip(parts, row, strict=True):
             words += (_word(text) + word for word in self.tokenizers.target.words(one.tokens))
             text += one.text + part.joint
-        return tuple(words)
+        last = max(len(text.split()) - 1, 0)
+        return tuple(min(word, last) for word in words)
 
     def _joined(self, parts: Sequence[Part], row: Sequence[Hypothesis]) -> Hypothesis:
         """One hypothesis of a line: of its only part, or of each part one, one after the other.

@@ -46,7 +46,7 @@ def _packed(units: Sequence[str], together: int, length: Callable[[str], int]) -
     room = 0
     for unit in units:
         size = length(unit)
-        if size <= room:
+        if parts and size <= room:
             parts[-1] += unit
             room -= size
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from nmt.checkpoint import Run, write_folder
+from nmt.checkpoint import Run, beside, write_folder
 from nmt.decoding.exported import EXPORT, Export, Kind, need
 from nmt.decoding.translator import Translator
 from nmt.errors import CheckpointError, ConfigError
@@ -90,16 +90,17 @@ def _tried(run: Run, model: Seq2Seq, files: dict[str, bytes], out: Path, lines: 
     """How the export translates, read from a folder that is gone afterwards."""
     decoding = run.recipe.decoding.model_copy(update={"precision": "float32"})  # the reference, whatever the processor
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Under a name that is swept when the next folder is written here, should the process be killed.
-        with tempfile.TemporaryDirectory(prefix=".export-", suffix=".tmp", dir=out.parent) as parent:
-            folder = Path(parent) / "export"
-            write_folder(folder, files)
-            theirs = Translator.load(folder, device="cpu")
+        parent = beside(out, "tmp")  # a name that is swept when it is written again, should the process be killed
+        shutil.rmtree(parent, ignore_errors=True)
+        try:
+            write_folder(parent / "export", files)
+            theirs = Translator.load(parent / "export", device="cpu")
             theirs.check()
             if not lines:
                 return None
             ours = Translator.of(model, run.tokenizers, decoding)
             return compare(ours, theirs, lines, default_tokenization(run.recipe.data.target))
+        finally:
+            shutil.rmtree(parent, ignore_errors=True)
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written: {error.strerror or error}") from error

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -129,6 +130,49 @@ def test_an_input_is_not_written_over(tmp_path: Path) -> None:
         whole_output(tmp_path / "out", inputs=[tmp_path / "in"]),
     ):
         raise AssertionError("was opened")
+
+
+def test_nor_is_one_that_is_called_what_the_output_is_called_until_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "out.part").write_text("x\n")
+    with (
+        pytest.raises(ConfigError, match=r"out\.part: is read and written at once"),
+        whole_output(tmp_path / "out", inputs=[tmp_path / "out.part"]),
+    ):
+        raise AssertionError("was opened")
+    assert (tmp_path / "out.part").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("name", ["out", "out.part", "out.gz", "out.gz.part"])
+@pytest.mark.parametrize("error", [DataError("broken"), KeyboardInterrupt()])
+def test_what_is_gone_on_with_stays_as_it_is_until_there_is_more(
+    tmp_path: Path, name: str, error: BaseException
+) -> None:
+    path, whole = tmp_path / name, tmp_path / name.removesuffix(".part")
+    path.write_bytes(gzip.compress(b"one\ntwo\n") if "gz" in name else b"one\ntwo\n")
+    content = path.read_bytes()
+    with pytest.raises(type(error)), whole_output(whole, kept=0):
+        raise error
+    assert (os.listdir(tmp_path), path.read_bytes()) == ([name], content)
+    with pytest.raises(type(error)), whole_output(whole, kept=1) as writer:
+        writer.write("three")
+        raise error
+    assert os.listdir(tmp_path) == [f"{whole.name}.part"]
+    with whole_output(whole, kept=1):
+        pass  # there was nothing more to come
+    content = whole.read_bytes()
+    assert (gzip.decompress(content) if "gz" in name else content) == b"one\n"
+    assert os.listdir(tmp_path) == [whole.name]
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no /dev/shm")
+def test_a_file_in_memory_is_a_file() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "out"
+        with whole_output(path) as writer:
+            writer.write("one")
+            writer.flush()
+            assert os.listdir(folder) == ["out.part"]
+        assert path.read_text() == "one\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ look back
@@ -326,7 +370,8 @@ def test_mistakes_are_one_line(
     told = capfdbinary.readouterr()
     assert words in told.err.decode()
     assert (told.out, told.err.count(b"\n")) == (b"", 1)
-    assert (tmp_path / "long.part").exists() or (tmp_path / "long").read_text() == "x\n" * 200
+    assert (tmp_path / "long").read_text() == "x\n" * 200
+    assert not (tmp_path / "long.part").exists()
 
 
 def test_a_cut_archive_keeps_its_whole_lines(tmp_path: Path) -> None:

@@ -140,6 +140,17 @@ def test_phrases_to_use_and_more_than_the_beam_are_refused(one: Both) -> None:
         list(load(one[1]).translate(LINES, nbest=5))
 
 
+@pytest.mark.parametrize("extra", [1, 12])
+def test_a_prefix_has_room_however_short_translations_are_to_be(one: Both, extra: int) -> None:
+    ours, folder = one
+    how: dict[str, Any] = {"max_ratio": 0.01, "max_extra": extra, "beam": 1}
+    lines = [Request(LINES[0], prefix="le chat noir dort"), Request(LINES[1], prefix="le chien"), Request(LINES[0])]
+    ours = Translator(ours.engine, ours.tokenizers, ours.decoding.model_copy(update=how))
+    expected = list(ours.translate(lines))
+    assert expected[0].text.startswith("le chat noir dort")
+    assert_same(expected, list(load(folder, **how).translate(lines)))
+
+
 def test_devices_models_and_checkpoints_that_are_not_there(one: Both) -> None:
     _, folder = one
     with pytest.raises(ConfigError, match="device 'abacus' cannot be used"):

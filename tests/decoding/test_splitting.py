@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,17 +50,25 @@ def test_sentences_stand_together_as_far_as_asked_for() -> None:
     assert split_line(line, 5, words, together=4) == ["a b. c d. ", "e f. ", "g h i j ", "k l."]
 
 
+def test_white_space_without_a_piece_stands_with_what_comes_after_it() -> None:
+    assert split_line("  a b c. d", 2, words) == ["  a b ", "c. ", "d"]
+    assert split_line("\u3000a\u3000b\u3000c", 1, words) == ["\u3000a\u3000", "b\u3000", "c"]
+    assert split_line(" ", 1, words) == [" "]
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     line=st.text(st.sampled_from(" .?!ab\u3002\u00a0\u0301\t\"'") | st.characters(codec="utf-8"), min_size=1),
     longest=st.integers(1, 20),
     together=st.integers(0, 25),
+    length=st.sampled_from([len, lambda text: len("".join(text.split()))]),
 )
-def test_parts_are_the_line_and_fit(line: str, longest: int, together: int) -> None:
-    parts = split_line(line, longest, len, together=together)
+def test_parts_are_the_line_and_fit(line: str, longest: int, together: int, length: Callable[[str], int]) -> None:
+    """Whether white space has pieces of its own or none."""
+    parts = split_line(line, longest, length, together=together)
     assert "".join(parts) == line
     for part in parts:
-        assert len(part) <= longest or all(unicodedata.combining(mark) for mark in part[len(part) // 2 :])
+        assert length(part) <= longest or all(unicodedata.combining(mark) for mark in part[len(part) // 2 :])
 
 
 def test_a_megabyte_takes_no_time() -> None:

@@ -25,7 +25,8 @@ from nmt.decoding import torch_engine
 from nmt.decoding import translator as module
 from nmt.decoding.beam import beam_search
 from nmt.decoding.hypothesis import Hypothesis
-from nmt.decoding.request import Request
+from nmt.decoding.lines import Counts, Lines, Part
+from nmt.decoding.request import Request, Source
 from nmt.decoding.scoring import score
 from nmt.decoding.translator import Translator, overridden
 from nmt.errors import CheckpointError, ConfigError, NmtError
@@ -235,6 +236,21 @@ def test_a_line_that_is_too_long_is_translated_in_parts(
     (warning,) = said
     assert warning.startswith("WARNING line 2 has ")
     assert "more than the 23 read at once: it is translated in 3 parts" in warning
+
+
+def test_a_piece_of_which_nothing_is_seen_belongs_to_a_word_that_is_there(tokenizer: Tokenizer) -> None:
+    """Even where it is all that a part of a line became."""
+    lines = Lines(Tokenizers(tokenizer, tokenizer), DecodingConfig(), 24, Counts())
+    cat, blank = tuple(tokenizer.encode("the cat")), (tokenizer.piece_id("\u2581"),)
+    parts = [Part(1, Source(cat), joint=" "), Part(1, Source(cat))]
+    found = [
+        [Hypothesis(tokens, -1.0, -1.0, token_log_probabilities=(-0.1,) * (len(tokens) + 1))] for tokens in (cat, blank)
+    ]
+    made = lines.translation(Request("x"), parts, found, words=True)
+    assert made.hypotheses[0].text == "the cat"
+    assert made.target_words[0][-1] == 1 and max(made.target_words[0]) == 1
+    nothing = lines.translation(Request("x"), parts[:1], found[1:], words=True)
+    assert (nothing.hypotheses[0].text, nothing.target_words) == ("", ((0,),))
 
 
 def test_learned_positions_bound_what_is_read_and_written(tokenizer: Tokenizer) -> None:
