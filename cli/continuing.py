@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from nmt.data.text import COMPRESSIONS, LineWriter, whole_lines
 from nmt.errors import ConfigError, DataError, NmtError
+from nmt.files import place_of
 from nmt_cli.streams import STANDARD
 
 if TYPE_CHECKING:
@@ -60,21 +61,10 @@ def look_back(path: Path, window: int, style: Style) -> Begun:
 def _part(path: Path) -> Path:
     """What an output is called until it is whole; beside the file itself where the name is a link.
 
-    Raises NmtError for a link that leads to itself.
+    Raises NmtError for a folder and for a link that leads to itself.
     """
-    named = Path(os.path.abspath(path))
-    is_device = named.is_relative_to("/dev") and not named.is_relative_to("/dev/shm")  # files like others, in memory
-    if path == STANDARD or is_device or named.is_relative_to("/proc"):
-        return path
-    if path.exists() and not path.is_file():
-        return path
-    try:
-        place = path.resolve() if path.is_symlink() else path
-    except RuntimeError as error:  # what Python before 3.13 says of it; later ones give the link itself
-        raise NmtError(f"{path}: cannot be written: the link leads to itself") from error
-    if place.is_symlink():
-        raise NmtError(f"{path}: cannot be written: the link leads to itself")
-    return place.with_name(f"{place.name}.part")
+    place = None if path == STANDARD else place_of(path)
+    return path if place is None else place.with_name(f"{place.name}.part")
 
 
 def _begun(path: Path) -> Path:

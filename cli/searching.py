@@ -13,7 +13,7 @@ from annotated_types import Ge
 
 from nmt.config import DecodingConfig
 
-__all__ = ["HELP", "with_search_flags"]
+__all__ = ["HELP", "by_hand", "with_search_flags"]
 
 HELP = {
     "beam": "Hypotheses kept in search; 1 is greedy.",
@@ -39,6 +39,9 @@ HELP = {
     "precision": "The type of weights: auto goes by the processor and the size of the model; float32 rounds nothing.",
 }
 
+_by_hand: set[str] = set()
+"""Which parameters of the verb that is running were given on the command line."""
+
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
 
@@ -62,16 +65,28 @@ def with_search_flags(*names: str, but: Collection[str] = ()) -> Callable[[Verb]
         ]
 
         @functools.wraps(verb)
-        def equipped(*args: Any, **given: Any) -> None:
+        def equipped(*args: Any, context: typer.Context, **given: Any) -> None:
+            sources = {name: context.get_parameter_source(name) for name in context.params}
+            _by_hand.clear()
+            _by_hand.update(name for name, source in sources.items() if source and source.name == "COMMANDLINE")
             search = {name: given.pop(name) for name in chosen if name in given}
             verb(*args, **given, **{name: value for name, value in search.items() if value is not None})
 
-        parameters = [*own, *flags]
+        whole = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        parameters = [*own, *flags, whole]
         equipped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         equipped.__annotations__ = {one.name: one.annotation for one in parameters}
         return cast(Verb, equipped)
 
     return equip
+
+
+def by_hand(*names: str) -> list[str]:
+    """Which of these options of a verb with search flags were given on the command line, as flags are written.
+
+    For checks of options that would have no say: what the environment says may be meant for other verbs.
+    """
+    return [f"--{name.replace('_', '-')}" for name in names if name in _by_hand]
 
 
 def _annotation(name: str) -> Any:

@@ -1,8 +1,8 @@
 """Where a verb reads its lines and writes its results: files, or the shell's pipe.
 
 ``-`` is stdin or stdout, which both are the default. Compressed files are read and written for what they are
-(:mod:`nmt.data.text`); a file that is written has its name when it is whole (:mod:`nmt_cli.continuing`). How a closed pipe, a full disk or a closed stdout ends a command is :mod:`nmt_cli.main`'s
-business.
+(:mod:`nmt.data.text`); a file that is written has its name when it is whole (:mod:`nmt_cli.continuing`). How a closed
+pipe, a full disk or a closed stdout ends a command is :mod:`nmt_cli.main`'s business.
 """
 
 from __future__ import annotations

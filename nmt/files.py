@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["written_whole"]
+from nmt.errors import NmtError
+
+__all__ = ["place_of", "written_whole"]
+
+
+def place_of(path: Path) -> Path | None:
+    """Where the file of this name lies or will lie: where a link leads to. None for a pipe or a device, which are no
+    files that another could take the place of.
+
+    Raises NmtError for a folder, and for a link that leads to itself.
+    """
+    named = Path(os.path.abspath(path))
+    is_device = named.is_relative_to("/dev") and not named.is_relative_to("/dev/shm")  # files like others, in memory
+    if is_device or named.is_relative_to("/proc"):
+        return None
+    if path.is_dir():
+        raise NmtError(f"{path}: cannot be written: {os.strerror(errno.EISDIR)}")
+    if path.exists() and not path.is_file():
+        return None
+    try:
+        place = path.resolve() if path.is_symlink() else path
+    except RuntimeError as error:  # what Python before 3.13 says of it; later ones give the link itself
+        raise NmtError(f"{path}: cannot be written: the link leads to itself") from error
+    if place.is_symlink():
+        raise NmtError(f"{path}: cannot be written: the link leads to itself")
+    return place
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write under: ``path`` is what lies there at the end, and after an error what it was.
+    """A name to write under: ``path`` is what lies there at the end, and after an error what it was.
 
-    Every process has a name of its own, so that of several that write the same file the last one is right.
+    Every process has a name of its own, so that of several that write the same file the last one is right. A pipe or a
+    device is written as it is. Raises NmtError as :func:`place_of` does.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    place = place_of(path)
+    if place is None:
+        yield path
+        return
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
         yield part
-        part.replace(path)
+        part.replace(place)
     finally:
         part.unlink(missing_ok=True)

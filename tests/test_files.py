@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nmt.errors import NmtError
 from nmt.files import written_whole
 
 
@@ -42,3 +43,30 @@ def test_two_processes_do_not_disturb_each_other(tmp_path: Path, monkeypatch: py
         assert path.read_text() == "the second"
     assert path.read_text() == "the first to begin"
     assert os.listdir(tmp_path) == ["scores.json"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/file")
+    with written_whole(tmp_path / "link") as part:
+        part.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert os.listdir(tmp_path / "there") == ["file"]
+    assert (tmp_path / "link").read_text() == "new"
+
+
+def test_a_pipe_and_a_device_are_written_as_they_are(tmp_path: Path) -> None:
+    with written_whole(Path("/dev/null")) as part:
+        assert part == Path("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    with written_whole(tmp_path / "pipe") as part:
+        assert part == tmp_path / "pipe"
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_folder_is_no_file_and_a_link_to_itself_neither(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "link", "the link leads to itself")):
+        with pytest.raises(NmtError, match=f"{path.name}: cannot be written: {why}$"), written_whole(path):
+            raise AssertionError("was opened")

@@ -17,7 +17,7 @@ from nmt_cli import console
 from nmt_cli.continuing import Output, whole_output
 from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads, use_threads
-from nmt_cli.searching import with_search_flags
+from nmt_cli.searching import by_hand, with_search_flags
 from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines
 
 if TYPE_CHECKING:
@@ -100,7 +100,12 @@ def align(
     in Pharaoh form, source-target, words counted from 0. With --gold, standard output has the alignment error rate,
     precision and recall instead, and the links are only written where --output says.
     """
-    _check(source, target, gold, units, reverse, translations)
+    _check(source, target, gold, units, reverse, translations, output)
+    _check_idle(
+        {"threshold": method == "threshold", "symmetrize": reverse is not None, "plot_format": plot is not None}
+        | {"font": plot is not None}
+        | {name: target is None for name in search if name != "batch_size"}
+    )
     texts = _read(source, target, gold, line or [], on_bad_bytes, whole=plot is not None)
 
     with loading():
@@ -110,6 +115,8 @@ def align(
         from nmt.evaluation.signature import sign_model
 
     pictures = None if plot is None else Pictures(plot, plot_format, font=font)
+    if pictures is not None and not pictures.is_folder and by_hand("plot_format"):
+        raise ConfigError(f"--plot-format goes with a folder of pictures: what {plot} is, its ending says")
     if pictures is not None and not pictures.is_folder and len(texts.numbers) != 1:
         raise ConfigError(f"--plot {plot} is a picture of one line: name it with --line, or give a folder for several")
 
@@ -200,7 +207,13 @@ def _read(
 
 
 def _check(
-    source: Path, target: Path | None, gold: Path | None, units: str, reverse: Path | None, translations: Path | None
+    source: Path,
+    target: Path | None,
+    gold: Path | None,
+    units: str,
+    reverse: Path | None,
+    translations: Path | None,
+    output: Path,
 ) -> None:
     """Raise ConfigError for options that do not go together."""
     if [source, target, gold].count(STANDARD) > 1:
@@ -209,8 +222,19 @@ def _check(
         raise ConfigError("--gold needs the --target whose words its links name")
     if translations is not None and target is not None:
         raise ConfigError("--translations are the model's own: leave out --target")
+    if translations is not None and translations == output != STANDARD:
+        raise ConfigError(f"--translations and --output are both {output}: name another file for one of them")
     if units == "pieces" and (gold is not None or reverse is not None):
         raise ConfigError("--units pieces has no gold links, and two models have no pieces in common: align words")
+
+
+def _check_idle(has_say: dict[str, bool]) -> None:
+    """Raise ConfigError for an option that was given and has no say."""
+    needs = {"threshold": "--method threshold", "symmetrize": "--reverse", "plot_format": "--plot", "font": "--plot"}
+    for name in has_say:
+        if not has_say[name] and (flags := by_hand(name)):
+            needed = needs.get(name, "the model's own translations: leave out --target")
+            raise ConfigError(f"{flags[0]} goes with {needed}")
 
 
 def _say(pictures: Pictures) -> None:

@@ -13,7 +13,7 @@ from nmt.errors import ConfigError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Tokenization
 from nmt_cli import console
 from nmt_cli.options import Device, Threads, use_threads
-from nmt_cli.searching import with_search_flags
+from nmt_cli.searching import by_hand, with_search_flags
 from nmt_cli.streams import STANDARD, OnBadBytes, input_lines
 
 __all__ = ["evaluate"]
@@ -61,7 +61,7 @@ def evaluate(
             "--output",
             "-o",
             metavar="FILE",
-            help="Keep the translations here, the scores beside them as .json; in the run folder, by default.",
+            help="Keep the translations here, the scores beside them as FILE.json; in the run folder, by default.",
         ),
     ] = None,
     checkpoint: Annotated[
@@ -86,6 +86,12 @@ def evaluate(
 
     references = reference or []
     _check(run, source, references, hypotheses, data, output)
+    if run is None and (flags := by_hand(*search, "checkpoint", "device", "threads")):
+        raise ConfigError(
+            f"{' and '.join(flags)}: about translating, which --hypotheses are already: leave it out, or give a RUN"
+        )
+    if (run is None or source is not None) and by_hand("split"):
+        raise ConfigError("--split names a set of the recipe: leave it out where files are named")
     scoring = Scoring(_metrics(metric or []), tokenize, lowercase, chrf_lowercase, ter_case_sensitive)
     if run is None:
         assert hypotheses is not None, "checked above"
@@ -154,3 +160,7 @@ def _check(
         )
     if output == STANDARD:
         raise ConfigError("--output names a file: standard output is for the scores")
+    if output is not None:
+        for place in (output, output.with_name(f"{output.name}.json")):
+            if place.is_file() and any(one.exists() and one.samefile(place) for one in inputs if one != STANDARD):
+                raise ConfigError(f"{place}: is read and written at once: name another file for the output")

@@ -15,7 +15,7 @@ from nmt_cli import console
 from nmt_cli.continuing import whole_output
 from nmt_cli.loading import loading
 from nmt_cli.options import Checkpoint, Device, Threads, use_threads
-from nmt_cli.searching import with_search_flags
+from nmt_cli.searching import by_hand, with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines
 
@@ -81,8 +81,10 @@ def score(
     that hold source, tab, target, each as soon as it is there. Two blank sides score 0. With --nbest, lists of any
     system's hypotheses get our score as a feature, and with --rerank our order.
     """
-    if not (normalize or rerank or json) and search.keys() & {"length_penalty", "alpha"}:
-        raise ConfigError("--length-penalty and --alpha are about normalised scores: ask for --normalize or --json")
+    if (summary or not (normalize or rerank or json)) and by_hand("length_penalty", "alpha"):
+        raise ConfigError(
+            "--length-penalty and --alpha are about normalised scores: ask for --normalize or --json, without --summary"
+        )
     inputs = [path for path in (source, target, nbest) if path is not None] or [input]
     _check(source, target, nbest, input)
     _check_form(nbest is not None, feature, rerank, normalize=normalize, tokens=tokens, summary=summary, json=json)

@@ -13,7 +13,7 @@ from nmt_cli import console
 from nmt_cli.continuing import Begun, look_back, whole_output
 from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads
-from nmt_cli.searching import with_search_flags
+from nmt_cli.searching import by_hand, with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows, obeying_the_first
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile
 
@@ -79,6 +79,7 @@ def translate(
     A blank line stays blank. What --beam and the other options of search are not given as, the run's recipe says.
     """
     with loading():
+        from nmt.decoding.exported import is_export
         from nmt.decoding.sharing import Sharing
         from nmt.decoding.translator import Translator
         from nmt.distributed import joined
@@ -90,6 +91,8 @@ def translate(
     style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints)
     output = _output(output, continue_from)
     with joined() as ranks:
+        if is_export(run[0]) and not by_hand("precision"):
+            search.pop("precision", None)  # the environment's, for the runs: an export has one of its own
         with loading():
             translator = Translator.load(*run, which=checkpoint, device=device, threads=threads, **search)
         attention, words = style.align is not None, style.confidence

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from nmt.config import DecodingConfig
 from nmt.data.tokenizer import Tokenizers
 from nmt.decoding.engine import check_nbest
-from nmt.decoding.exported import Export, threads_or_all
+from nmt.decoding.exported import Export, check_precision, threads_or_all
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lengths import length_penalty, longest_for
 from nmt.decoding.request import Source
@@ -48,18 +48,18 @@ class CTranslate2Engine:
     def __init__(self, export: Export, folder: Path, *, device: str = "auto", threads: int = 0) -> None:
         self.longest_source = export.longest_source
         self.longest_target = export.longest_target
+        self._quantization = export.quantization
         self._pieces = _Pieces(export.tokenizers)
         self._model = _load(folder, device, threads_or_all(threads))
 
     def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
-        """Raise ConfigError for a search that CTranslate2 has not."""
+        """Raise ConfigError for a search that CTranslate2 has not, or for numbers that the export has not."""
         cannot = {
             "--coverage-penalty": config.coverage_penalty > 0,
             "--stopping exact": config.stopping == "exact",
             "--groups": config.groups > 1,
             "--sampling": config.sampling,
             "--mbr": config.mbr != "none",
-            f"--precision {config.precision}": config.precision not in ("auto", "float32"),
         }
         for flag, is_asked in cannot.items():
             if is_asked:
@@ -67,6 +67,7 @@ class CTranslate2Engine:
                     f"{flag}: CTranslate2 cannot; use the run itself or an export to onnx, or leave it out"
                 )
         check_nbest(nbest, config)
+        check_precision(self._quantization, config)
 
     def search(
         self, sources: Sequence[Source], config: DecodingConfig, *, nbest: int, attention: bool

@@ -25,9 +25,9 @@ from nmt.checkpoint import check_folder, json_bytes, read_json
 from nmt.config import DecodingConfig
 from nmt.data.tokenizer import Tokenizer, Tokenizers
 from nmt.decoding.engine import Engine
-from nmt.errors import CheckpointError, NmtError
+from nmt.errors import CheckpointError, ConfigError, NmtError
 
-__all__ = ["EXPORT", "Export", "Kind", "is_export", "need", "threads_or_all"]
+__all__ = ["EXPORT", "Export", "Kind", "check_precision", "is_export", "need", "threads_or_all"]
 
 #: Number of the folder's format; an export of a larger one was written by a newer version.
 FORMAT = 1
@@ -128,6 +128,13 @@ class Export:
 
                 return OnnxEngine(self, folder, device=device, threads=threads)
         assert_never(self.kind)
+
+
+def check_precision(quantization: str, config: DecodingConfig) -> None:
+    """Raise ConfigError where a search asks for numbers that an export has not: it has those it was written in."""
+    written = "float32" if quantization == "none" else quantization
+    if config.precision not in ("auto", written):
+        raise ConfigError(f"--precision {config.precision}: this export is of {written}; leave it out, or export again")
 
 
 def is_export(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nmt.config import DecodingConfig
-from nmt.decoding.exported import Export, threads_or_all
+from nmt.decoding.exported import Export, check_precision, threads_or_all
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.request import Source
 from nmt.decoding.torch_engine import TorchEngine
@@ -96,6 +96,7 @@ class OnnxEngine:
             raise ConfigError(f"device {device!r} cannot be used: exports to onnx run on the processor, --device cpu")
         self.longest_source = export.longest_source
         self.longest_target = export.longest_target
+        self._quantization = export.quantization
         try:
             model = OnnxModel(folder / "remember.onnx", folder / "step.onnx", threads=threads_or_all(threads))
         except Exception as error:  # onnxruntime's exceptions have no class in common but this
@@ -104,6 +105,7 @@ class OnnxEngine:
 
     def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
         self._engine.check(config, nbest=nbest, attention=attention)
+        check_precision(self._quantization, config)
 
     def search(
         self, sources: Sequence[Source], config: DecodingConfig, *, nbest: int, attention: bool

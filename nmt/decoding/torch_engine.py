@@ -65,12 +65,13 @@ class TorchEngine:
         self.longest_source, self.longest_target = limits
 
     def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
-        """Raise ConfigError where the beam cannot hold ``nbest``, or the device does not have the precision."""
+        """Raise ConfigError where the beam cannot hold ``nbest``, or the device does not have the precision.
+
+        What is run by another library has a precision of its own, which is that one's to check.
+        """
         check_nbest(nbest, config)
         if self._models:
             self._precision(config)
-        elif config.precision not in ("auto", "float32"):
-            raise ConfigError(f"precision {config.precision}: an export is of the precision that it was written in")
 
     @property
     def is_one_model(self) -> bool:

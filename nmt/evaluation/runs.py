@@ -14,7 +14,7 @@ from nmt.data.text import LineWriter
 from nmt.errors import ConfigError, DataError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Score, Tokenization, default_tokenization, evaluate
 from nmt.evaluation.signature import sign, sign_model, sign_search
-from nmt.files import written_whole
+from nmt.files import place_of, written_whole
 
 __all__ = [
     "Evaluation",
@@ -138,9 +138,10 @@ def evaluate_run(
 ) -> Evaluation:
     """Translate ``held_out`` with a run's model and score what comes out.
 
-    The translations are kept in ``output``, by default in the run folder's ``evaluations``, and the scores beside them
-    with the ending .json. ``which`` names the checkpoint, ``decoding`` overrides the recipe's search, ``track`` may
-    watch the translations on their way. Raises CheckpointError for a checkpoint that is not there.
+    The translations are kept in ``output``, by default in the run folder's ``evaluations``, and the scores beside them,
+    with .json behind the name, unless that is a pipe or a device. ``which`` names the checkpoint, ``decoding``
+    overrides the recipe's search, ``track`` may watch the translations on their way. Raises CheckpointError for a
+    checkpoint that is not there, NmtError where ``output`` cannot be written.
     """
     from nmt.decoding.translator import Translator
 
@@ -148,7 +149,9 @@ def evaluate_run(
     model = sign_model(run, checkpoint)
     translator = Translator.load(run.folder, which=checkpoint.name, device=device, **decoding)
     beam = translator.decoding.beam
-    path = output or run.folder / "evaluations" / f"{held_out.name}.{checkpoint.name}.beam{beam}.hyp"
+    name = f"{held_out.name}.{checkpoint.name}.beam{beam}"
+    path = output or run.folder / "evaluations" / f"{name}.hyp"
+    beside = path.with_name(f"{path.name if output else name}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     hypotheses = []
     with written_whole(path) as part:
@@ -162,7 +165,8 @@ def evaluate_run(
     scores = scoring(hypotheses, held_out.references, _tokenization(run.recipe))
     search = sign_search(translator.decoding)
     evaluation = Evaluation(scores, held_out.name, hypotheses, model, search, path)
-    _keep(evaluation, path.with_suffix(".json"))
+    if place_of(path) is not None:
+        _keep(evaluation, beside)
     return evaluation
 
 

@@ -204,6 +204,12 @@ def test_bad_gold(align: Nmt, tmp_path: Path) -> None:
         (["--source", "a", "--target", "b", "--translations", "c"], "--translations are the model's own"),
         (["--source", "a", "--target", "b", "--units", "pieces", "--gold", "c"], "--units pieces has no gold links"),
         (["--source", "a", "--units", "pieces", "--reverse", "c"], "--units pieces has no gold links"),
+        (["--source", "a", "--translations", "c", "-o", "c"], "--translations and --output are both c"),
+        (["--threshold", "0.5"], "--threshold goes with --method threshold"),
+        (["--symmetrize", "union"], "--symmetrize goes with --reverse"),
+        (["--plot-format", "svg"], "--plot-format goes with --plot"),
+        (["--font", "x.ttf"], "--font goes with --plot"),
+        (["--target", "b", "--beam", "3", "--alpha", "1"], "--beam goes with the model's own translations"),
         (["--method", "softmax"], "'softmax' is not one of 'grow-diag', 'argmax', 'mutual', 'threshold'"),
     ],
 )
@@ -218,6 +224,9 @@ def test_a_picture_is_of_one_line(align: Nmt, tmp_path: Path) -> None:
     code, _, err = align("--plot", tmp_path / "a.png")
     assert code == 2
     assert "is a picture of one line: name it with --line, or give a folder for several" in err
+    code, _, err = align("--plot", tmp_path / "a.png", "--line", 1, "--plot-format", "svg")
+    assert code == 2
+    assert "a.png is, its ending says" in err
     code, _, err = align("--plot", tmp_path / "a.gif", "--line", 1)
     assert code == 2
     assert "a folder, or a file ending in .png, .svg, .pdf, not in '.gif'" in err

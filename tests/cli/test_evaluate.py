@@ -217,8 +217,40 @@ def test_files_of_ones_own(run: Path, corpus: Path, tmp_path: Path, nmt: Nmt) ->
     assert output.read_text().split("\n")[1] == "", "a blank line stays blank"
     found = json.loads(out)
     assert (found["set"], found["lines"], found["translations"]) == ("news.en", 3, str(output))
-    assert json.loads((tmp_path / "kept.json").read_text()) == found
+    assert json.loads((tmp_path / "kept.txt.json").read_text()) == found
     assert not (run / "evaluations").exists()
+
+
+def test_what_is_read_is_not_written_and_a_folder_is_no_file(run: Path, tmp_path: Path, nmt: Nmt) -> None:
+    source, reference = write(tmp_path / "a", ["the cat"]), write(tmp_path / "b.json", ["le chat"])
+    files = ("--source", source, "--reference", reference)
+    for output, place in ((source, source), (tmp_path / "b", reference)):
+        code, _, err = nmt("evaluate", run, *files, "-o", output)
+        assert (code, err) == (
+            2,
+            f"nmt: error: {place}: is read and written at once: name another file for the output\n",
+        )
+    code, _, err = nmt("evaluate", run, *files, "-o", tmp_path)
+    assert (code, err) == (1, f"nmt: error: {tmp_path}: cannot be written: Is a directory\n")
+    code, out, _ = nmt("evaluate", run, *files, "-o", "/dev/null", "-m", "bleu")
+    assert (code, "BLEU" in out) == (0, True)
+    assert not Path("/dev/null").is_file() and not Path("/dev/null.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b.json", "run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--hypotheses", "a", "-r", "b", "--beam", "3", "--alpha", "1"], "--beam and --alpha: about translating"),
+        (["--hypotheses", "a", "-r", "b", "--checkpoint", "step-1"], "--checkpoint: about translating"),
+        (["--hypotheses", "a", "-r", "b", "--split", "valid"], "--split names a set of the recipe"),
+        (["RUN", "--source", "a", "-r", "b", "--split", "valid"], "--split names a set of the recipe"),
+    ],
+)
+def test_options_that_would_have_no_say(arguments: list[str], words: str, nmt: Nmt) -> None:
+    code, out, err = nmt("evaluate", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
 
 
 def test_unequal_files_are_found_before_anything_is_translated(run: Path, tmp_path: Path, nmt: Nmt) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nmt.decoding.request import Request
 from nmt.decoding.translator import Translation, Translator
 from nmt.errors import CheckpointError, ConfigError
 from nmt.export.ctranslate2 import convert
+from nmt.layers.packing import Precision
 from tests.export.tiny import LINES, SHAPES, export_of, model_of, recipe_of, tokenizers
 
 Both = tuple[Translator, Path]
@@ -125,12 +127,25 @@ def test_no_tokens_in_a_row_twice(one: Both) -> None:
         ({"groups": 2}, "--groups"),
         ({"sampling": True}, "--sampling"),
         ({"mbr": "chrf"}, "--mbr"),
-        ({"precision": "int8"}, "--precision int8"),
     ],
 )
 def test_what_it_cannot_do_is_said(one: Both, how: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=f"{flag}: CTranslate2 cannot; use the run itself"):
         load(one[1], **how).check()
+
+
+@pytest.mark.parametrize(("written", "refused"), [("none", "int8"), ("int8", "float32"), ("int8_float32", "int8")])
+def test_an_export_is_of_the_precision_that_it_was_written_in(tmp_path: Path, written: str, refused: Precision) -> None:
+    encoder, decoder, tied = SHAPES["pre"]
+    pair, recipe = tokenizers(joint=True), recipe_of(encoder, decoder, tied)
+    export = replace(export_of(recipe, "ctranslate2", pair), quantization=written)
+    write_folder(tmp_path / "x", export.files() | convert(model_of(recipe.model, pair), recipe.model, pair, written))
+    load(tmp_path / "x").check()
+    if written != "int8_float32":
+        load(tmp_path / "x", precision="float32" if written == "none" else written).check()
+    of = "float32" if written == "none" else written
+    with pytest.raises(ConfigError, match=f"--precision {refused}: this export is of {of}; leave it out"):
+        load(tmp_path / "x", precision=refused).check()
 
 
 def test_phrases_to_use_and_more_than_the_beam_are_refused(one: Both) -> None:
