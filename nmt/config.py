@@ -487,8 +487,8 @@ class TrainingConfig(Frozen):
     2024) and all other weights as ``adamw`` does; ``weight_decay`` is for these two, and muon leaves ``betas`` and
     ``epsilon`` to those other weights. Embeddings and the output layer move at ``embedding_rate`` times the learning
     rate. ``metric`` decides which checkpoint is best and when ``patience`` validations without improvement stop the run
-    (0: never). ``average`` is how many of the best checkpoints are averaged into the model that translates (0 and 1:
-    none, the best is used).
+    (0: never). ``average`` is how many of the best checkpoints are averaged (0 and 1: none are); the mean translates
+    where it is better on the validation set than each of them.
 
     ``consistency`` above 0 sends every batch through the model twice, with other units dropped, and weighs how far the
     two predictions are apart (R-Drop, Liang et al. 2021, where it is 5): a step takes twice the time and memory, and

@@ -14,11 +14,12 @@ from typing import Literal, TypeAlias
 from nmt.alignment.aligner import Aligner, LinkRule
 from nmt.alignment.links import AlignmentScore, Gold, aer, parse_gold
 from nmt.alignment.plot import draw_attention
-from nmt.checkpoint import Run
+from nmt.checkpoint import Run, has_checkpoint
 from nmt.config import Recipe, load_recipe
 from nmt.data.corpus import with_folder
 from nmt.data.synthetic import write_corpus
-from nmt.data.text import read_lines
+from nmt.data.text import count_lines, read_lines
+from nmt.errors import ConfigError
 from nmt.evaluation.metrics import Score
 from nmt.evaluation.runs import Scoring, evaluate_run, held_out_split
 from nmt.training.report import Reporter
@@ -60,13 +61,17 @@ class Demonstration:
     picture: Path
 
 
-def make_corpus(folder: Path, *, pairs: int = PAIRS) -> Path:
-    """The demo's corpus: made where it is not there yet, left alone where it is.
+def make_corpus(folder: Path, *, pairs: int | None = None) -> Path:
+    """The demo's corpus, of :data:`PAIRS` training pairs or so many: made where it is not there yet, else left alone.
 
-    Raises ConfigError where something else stands in the folder.
+    Raises ConfigError where something else stands in the folder, a corpus that has not so many ``pairs`` too.
     """
     if not (folder / "test.align").exists():
-        write_corpus(folder, pairs=pairs, seed=SEED)
+        write_corpus(folder, pairs=PAIRS if pairs is None else pairs, seed=SEED)
+    elif pairs not in (None, found := count_lines(folder / "train.en")):
+        raise ConfigError(
+            f"{folder}: has {found:,} training pairs, not {pairs:,}: give --pairs {found}, or another folder with --out"
+        )
     return folder
 
 
@@ -86,7 +91,7 @@ def demonstrate(
     """
     recipe = recipe_of(family, overrides)
     recipe = recipe.model_copy(update={"data": with_folder(recipe.data, corpus)})
-    train(recipe, Session(run, resume=(run / "run.json").exists()), reporter)
+    train(recipe, Session(run, resume=has_checkpoint(run)), reporter)
     opened = Run.open(run)
     held_out = held_out_split(recipe, "test")
     scored = evaluate_run(opened, held_out, Scoring(metrics=("bleu", "chrf")))

@@ -20,7 +20,12 @@ def demo(
         typer.Option("--family", "-f", help="The model to train, or all three to compare them."),
     ] = "transformer",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where corpus and runs go.")] = Path("runs/demo"),
-    pairs: Annotated[int, typer.Option("--pairs", metavar="N", min=1, help="How many pairs to train on.")] = 20000,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            "--pairs", metavar="N", min=1, help="How many pairs to train on; 20000, where none are there yet."
+        ),
+    ] = None,
     threads: Annotated[
         int,
         typer.Option("--threads", min=0, help="Processor threads; 0 is all. Models this small are quickest on one."),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from nmt.errors import CheckpointError, ConfigError
 from nmt_cli import console
 from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, read_recipe, use_threads
 
@@ -52,6 +53,10 @@ def train(
     """Train a translation model; the run folder is all that translating needs."""
     began = time.monotonic()
 
+    if force and not resume:
+        raise ConfigError("--force is about resuming: give --resume too, or leave it out")
+    if budget is not None and not budget.strip(" 0.smh"):
+        raise ConfigError(f"--budget {budget}: give a time such as 30m or 2h, or leave it out to train for max_steps")
     settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]
     if preset is None:
         recipe = recipe or _recipe_of_run(out, resume)
@@ -80,8 +85,6 @@ def train(
 
 def _recipe_of_run(run: Path | None, resume: bool) -> Path:
     """The recipe that a run to be resumed carries."""
-    from nmt.errors import CheckpointError, ConfigError
-
     if run is None or not resume:
         raise ConfigError("which recipe? nmt train RECIPE begins a run, nmt train --resume --out RUN goes on with one")
     if not (run / "run.json").exists():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nmt.errors import ConfigError
 
 if TYPE_CHECKING:
+    from matplotlib.font_manager import FontEntry
     from matplotlib.ft2font import FT2Font
 
 __all__ = ["DEFAULT_FONT", "choose_fonts", "printable", "script_of"]
@@ -44,7 +45,7 @@ def choose_fonts(text: Iterable[str], font: str | Path | None = None) -> tuple[l
 def _search(families: list[str], missing: set[str]) -> set[str]:
     """Add to ``families`` the one that has most of the missing characters, and so on; what is missing in the end."""
     while missing:
-        best = max(_installed(), key=lambda family: (len(_coverage(family, missing)), _rank(family)), default=None)
+        best = max(_helpful(), key=lambda family: (len(_coverage(family, missing)), _rank(family)), default=None)
         found = _coverage(best, missing) if best is not None else set()
         if best is None or not found:
             break
@@ -100,15 +101,22 @@ def _family(font: str | Path) -> str:
 
 @cache
 def _installed() -> dict[str, tuple[str, int]]:
-    """File and face of each upright, regular font family that matplotlib knows of."""
+    """File and face of each font family that matplotlib knows of: an upright, regular one if there is one."""
     from matplotlib import font_manager
 
+    def oddness(entry: FontEntry) -> tuple[bool, int]:
+        weight = entry.weight if isinstance(entry.weight, int) else font_manager.weight_dict.get(entry.weight, 400)
+        return entry.style != "normal", abs(weight - 400)
+
     faces: dict[str, tuple[str, int]] = {}
-    for entry in font_manager.fontManager.ttflist:
-        upright = entry.style == "normal" and entry.weight in (400, "normal", "regular", "book")
-        if upright and not entry.name.startswith(_NO_HELP):
-            faces.setdefault(entry.name, (entry.fname, getattr(entry, "index", 0)))
+    for entry in sorted(font_manager.fontManager.ttflist, key=oddness):
+        faces.setdefault(entry.name, (entry.fname, getattr(entry, "index", 0)))
     return faces
+
+
+def _helpful() -> list[str]:
+    """The families among which one is looked for that has a character."""
+    return [family for family in _installed() if not family.startswith(_NO_HELP)]
 
 
 @cache

@@ -66,7 +66,7 @@ class Gradients:
         """Gradients of the mean loss over all tokens of the step, in all processes.
 
         Gives the sum of this process's losses and the number of tokens in all. Raises TrainingError where memory does
-        not suffice for a single sentence pair.
+        not suffice for a single sentence pair, or runs out in the pass in which the processes meet.
         """
         (tokens,) = self.ranks.total(sum(batch.target_tokens for batch in batches))
         share = self.ranks.size / tokens  # gradients are averaged over the processes
@@ -74,8 +74,14 @@ class Gradients:
             try:
                 return self._passes(batches, share), int(tokens)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self._meeting:
+                if not is_out_of_memory(error):
                     raise
+                if self._meeting and self._tried is not None:  # the others wait for what can no longer be made
+                    half = self._tried.padded_tokens // 2
+                    raise TrainingError(
+                        f"out of memory in the backward pass in which all processes meet, over {2 * half} tokens: go "
+                        f"on from the last checkpoint with --resume --force --set training.batch_tokens={half}"
+                    ) from error
             self._learn()
             batches = self.fitted(batches)
 

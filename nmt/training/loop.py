@@ -18,6 +18,7 @@ from pathlib import Path
 from torch.nn.utils import clip_grad_norm_
 
 from nmt.checkpoint import Checkpoint, Run, check_folder, goodness
+from nmt.config import TrainingConfig
 from nmt.data.batching import Batch, Source
 from nmt.errors import CheckpointError, DivergedError, Interrupted
 from nmt.models import Seq2Seq
@@ -26,14 +27,14 @@ from nmt.training.average import average
 from nmt.training.curves import draw_curves
 from nmt.training.gradients import Gradients, Objective
 from nmt.training.groups import set_rate
-from nmt.training.pace import new_pace, turn
+from nmt.training.pace import Pace, new_pace, turn
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, StepReport, ValidationReport, read_log
 from nmt.training.signals import Stopped, StopRequest
 from nmt.training.state import Interval, Position, TrainingState
 from nmt.training.validation import Scores, Validator
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "is_over"]
 
 #: Steps in a row whose loss or gradient is not finite before training goes back to its last checkpoint.
 MAX_SKIPPED_IN_A_ROW = 5
@@ -92,7 +93,7 @@ class Trainer:
             if not position.skipped_in_a_row and self.pace.saves(position):
                 with self._unless_unsaved_again():
                     self._save()
-        return self._finish()
+        return self._finish(stop)
 
     # ------------------------------------------------------------------------------------------------------- a step
 
@@ -115,7 +116,7 @@ class Trainer:
         loss, tokens = self.gradients.backward(batches)
         (loss,) = self.ranks.total(loss)
         norm = self._update(loss)
-        self._count(batches, loss, norm, waiting)
+        self._count(batches, loss, norm, tokens, waiting)
         self._tell(tokens)
 
     def _choose_passes(self) -> None:
@@ -193,7 +194,7 @@ class Trainer:
         after.seconds, after.cpu_seconds = before.seconds, before.cpu_seconds
         state.schedule.factor = min(state.schedule.factor, factor) / 2
         if self.log is not None:
-            self.log.cut(log_size)
+            self.log.cut(log_size, after.step)
         self.reporter.warn(
             f"step {before.step}: {reason}: back to step {after.step}, and on at half the learning rate "
             f"({after.retreats} of at most {MAX_RETREATS} times)"
@@ -206,8 +207,8 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------------- what is said of it
 
-    def _count(self, batches: list[Batch], loss: float, norm: float, waiting: float) -> None:
-        """Add this step, of which ``loss`` and ``norm`` are those of all processes, to the interval."""
+    def _count(self, batches: list[Batch], loss: float, norm: float, tokens: int, waiting: float) -> None:
+        """Add this step, of which ``loss``, ``norm`` and ``tokens`` are those of all processes, to the interval."""
         interval = self.state.interval
         masks = [mask for batch in batches for mask in (batch.source_mask, batch.target_mask)]
         own = sum(mask.numel() for mask in masks), sum(int(mask.sum()) for mask in masks)
@@ -219,6 +220,8 @@ class Trainer:
         if math.isfinite(loss) and math.isfinite(norm):
             interval.loss += loss
             interval.norm += norm
+            interval.made += 1
+            interval.heard += tokens
         if halvings:
             self.gradients.agree(int(halvings))
             self.reporter.warn(
@@ -237,9 +240,9 @@ class Trainer:
         report = StepReport(
             step=position.step,
             epoch=position.epoch,
-            loss=interval.loss / max(interval.tokens, 1),
+            loss=interval.loss / interval.heard if interval.heard else math.nan,
             learning_rate=self._rate,
-            gradient_norm=interval.norm / interval.steps,
+            gradient_norm=interval.norm / interval.made if interval.made else math.nan,
             tokens=position.tokens,
             tokens_per_second=interval.tokens / max(interval.seconds, 1e-9),
             seconds=position.seconds,
@@ -363,9 +366,7 @@ class Trainer:
         return told > 0
 
     def _is_over(self) -> bool:
-        position = self.state.position
-        settled = position.twice or not self.config.consistency
-        return self.pace.is_over(position) or (settled and 0 < self.config.patience <= position.waited)
+        return is_over(self.config, self.pace, self.state.position)
 
     def _save(self) -> None:
         """Write a checkpoint to go on from; all go on when it is there."""
@@ -381,14 +382,28 @@ class Trainer:
             f"go on with: nmt train --resume --out {self.run.folder}"
         )
 
-    def _finish(self) -> Checkpoint:
-        """Make the average of the best, and leave a checkpoint to go on from."""
+    def _finish(self, stop: StopRequest) -> Checkpoint:
+        """Make the average of the best, and leave a checkpoint to go on from.
+
+        Raises Interrupted where ``stop`` was requested meanwhile: the resumed run makes the average.
+        """
+        if self.config.average > 1:  # which takes its time
+            self._lap()
+            with self._unless_unsaved_again():
+                self._save()
+        stopped = False
         if self.ranks.is_first:
-            self._average()
-        self.ranks.wait()
+            try:
+                self._average(stop)
+            except Stopped:
+                stopped = True
+        (stopped_first,) = self.ranks.of_first(stopped)
+        if stopped_first:
+            raise Interrupted(self._farewell(stop), stop.ending)
         self._lap()
         position = self.state.position
         position.spent = self.config.budget
+        position.finished = position.step
         self._save()
         self.reporter.note(
             f"{position.step} steps, {position.tokens:,} target tokens in {position.seconds / 60:.1f} minutes "
@@ -396,12 +411,12 @@ class Trainer:
         )
         return self.run.best()
 
-    def _average(self) -> None:
-        """Make a model of the best ones' mean weights, and validate it."""
+    def _average(self, stop: StopRequest) -> None:
+        """Make a model of the best ones' mean weights, and validate it. Raises Stopped where ``stop`` was requested."""
         candidates = [one for one in self.run.checkpoints() if one.step and self._is_whole(one)][: self.config.average]
         if len(candidates) > 1:
             averaged: Seq2Seq = average(self.run, candidates).to(self.device)
-            scores = self.validator(averaged, self.device, self.dtype)
+            scores = self.validator(averaged, self.device, self.dtype, stop)
             self.run.save_model(averaged, 0, scores.by_metric(), name="average")
             self.reporter.note(
                 f"the average of the best {len(candidates)}: BLEU {scores.bleu:.2f}, perplexity {scores.perplexity:.2f}"
@@ -415,3 +430,9 @@ class Trainer:
             self.reporter.warn(f"{error}; the average is made without it")
             return False
         return True
+
+
+def is_over(config: TrainingConfig, pace: Pace, position: Position) -> bool:
+    """Whether a training has come to its end, by its pace or because patience is out."""
+    settled = position.twice or not config.consistency
+    return pace.is_over(position) or (settled and 0 < config.patience <= position.waited)

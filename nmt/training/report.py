@@ -7,6 +7,7 @@ The loop reports figures; where they are shown is decided by the :class:`Reporte
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -118,11 +119,9 @@ class Log:
     With ``tensorboard`` every figure is an event in the run folder's ``tensorboard`` too.
     """
 
-    def __init__(self, folder: Path, *, size: int | None = None, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         self.path = folder / "log.jsonl"
         self._stream = self.path.open("ab", buffering=0)
-        if size is not None:
-            self.cut(size)
         self._events: Any = _summary_writer(folder / "tensorboard") if tensorboard else None
 
     @property
@@ -130,23 +129,33 @@ class Log:
         """Bytes written so far."""
         return os.fstat(self._stream.fileno()).st_size
 
-    def cut(self, size: int) -> None:
-        """Forget what was written after ``size`` bytes."""
+    def cut(self, size: int, step: int) -> None:
+        """Forget what was written after ``size`` bytes, which is of steps after this one."""
+        self._shorten(size)
+        if self._events is not None:
+            folder = Path(self._events.log_dir)
+            self._events.close()
+            self._events = _summary_writer(folder, after=step)
+
+    def _shorten(self, size: int) -> None:
         if self.size > size:
             self._stream.truncate(size)
 
     def write(self, kind: str, report: StepReport | ValidationReport) -> None:
-        """Append a report under the name ``train`` or ``valid``.
+        """Append a report under the name ``train`` or ``valid``; a figure that is no number is null.
 
         Raises OSError, with nothing of it in the file, where it cannot be written, as on a full disk.
         """
-        figures = asdict(report)
+        figures = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(report).items()
+        }
         before, line = self.size, json.dumps({"type": kind, **figures}).encode() + b"\n"
         try:
             while line:
                 line = line[self._stream.write(line) :]
         except OSError:
-            self.cut(before)
+            self._shorten(before)
             raise
         if self._events is not None:
             for name, value in figures.items():
@@ -160,8 +169,11 @@ class Log:
             self._events.close()
 
 
-def _summary_writer(folder: Path) -> Any:
-    """TensorBoard's writer. Raises ConfigError where TensorBoard is not installed."""
+def _summary_writer(folder: Path, *, after: int | None = None) -> Any:
+    """TensorBoard's writer; of steps ``after`` that one, what others have written is not shown.
+
+    Raises ConfigError where TensorBoard is not installed.
+    """
     from nmt.errors import ConfigError
 
     try:
@@ -170,7 +182,7 @@ def _summary_writer(folder: Path) -> Any:
         raise ConfigError(
             "training.tensorboard = true needs TensorBoard: pip install 'nmt[tensorboard]', or set it to false"
         ) from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=None if after is None else after + 1)
 
 
 def read_log(folder: Path) -> list[Mapping[str, Any]]:

@@ -29,7 +29,7 @@ from nmt.layers.positions import longest
 from nmt.models import Seq2Seq
 from nmt.training.allocator import keep_few_kernels, keep_freed_memory
 from nmt.training.lock import alone_in
-from nmt.training.loop import Trainer
+from nmt.training.loop import Trainer, is_over
 from nmt.training.pace import new_pace
 from nmt.training.report import Log, Reporter
 from nmt.training.signals import StopRequest
@@ -82,7 +82,8 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             else:
                 run = (_resumed if session.resume else _begun)(recipe, session, reporter)
         recipe = run.recipe
-        training = recipe.training
+        training, valid_corpus = recipe.training, recipe.data.valid
+        assert valid_corpus is not None, "resumed under a recipe that was checked"
         state = new_state(run, device, ranks)
         log_size = None
         if session.resume:
@@ -92,15 +93,17 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             ranks.wait()  # until all have read the run
             if session.force and ranks.is_first:
                 run.write()  # now that the checkpoint is known to fit the new recipe
-            if new_pace(training).is_over(state.position) and not run.lacks_average():
+            over = is_over(training, new_pace(training), state.position)
+            if over and state.position.finished == state.position.step and not run.lacks_average():
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
             reporter.note(f"{run.folder}: going on from step {state.position.step}")
+        _check_same_validation(state, valid_corpus, session)
         source, longest_sides = _source(run, state, session, reporter, ranks)
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
         _check_positions(recipe, state.model, longest_sides, validator)
         ranks.wait()
-        with _log(run, log_size, ranks) as log:
+        with _log(run, log_size, state.position.step, ranks) as log:
             trainer = Trainer(run, state, source, validator, log, reporter)
             reporter.note(_summary(run, state.model, trainer.dtype, device, ranks))
             if not session.resume:
@@ -177,12 +180,14 @@ def _device(name: str, ranks: Ranks) -> torch.device:
 
 
 @contextlib.contextmanager
-def _log(run: Run, size: int | None, ranks: Ranks) -> Iterator[Log | None]:
-    """The run's log, which the first process writes."""
+def _log(run: Run, size: int | None, step: int, ranks: Ranks) -> Iterator[Log | None]:
+    """The run's log, which the first process writes; one that is gone on with had this size after so many steps."""
     if not ranks.is_first:
         yield None
         return
-    with contextlib.closing(Log(run.folder, size=size, tensorboard=run.recipe.training.tensorboard)) as log:
+    with contextlib.closing(Log(run.folder, tensorboard=run.recipe.training.tensorboard)) as log:
+        if size is not None:
+            log.cut(size, step)
         yield log
 
 
@@ -248,6 +253,19 @@ def _check_same_data(
             )
         state.position.mark = None
     state.data, state.corpora = data, list(digests)
+
+
+def _check_same_validation(state: TrainingState, corpus: AnyCorpus, session: Session) -> None:
+    """Raise ConfigError where a resumed run would compare scores of two sets; with ``force`` the best is forgotten."""
+    digest = digest_corpus(corpus)
+    if state.valid and state.valid != digest:
+        if not session.force:
+            raise ConfigError(
+                f"{session.folder}: the validation set is not the one this run began with: {describe(corpus)}: changed "
+                f"since; --force goes on with the new one"
+            )
+        state.position.best_score, state.position.waited = None, 0
+    state.valid = digest
 
 
 def _check_positions(recipe: Recipe, model: Seq2Seq, longest_sides: tuple[int, int], validator: Validator) -> None:

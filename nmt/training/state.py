@@ -47,6 +47,7 @@ KEPT = 2
 class Interval:
     """Sums over the steps since the last line of the log.
 
+    ``loss`` and ``norm`` are those of steps that were not skipped, ``made`` of them of ``heard`` tokens.
     ``waiting`` is the seconds in which batches were made, ``places`` how many tokens they had room for on both sides,
     ``filled`` how many of these there were.
     """
@@ -59,6 +60,8 @@ class Interval:
     waiting: float = 0.0
     places: int = 0
     filled: int = 0
+    made: int = 0
+    heard: int = 0
 
 
 @dataclass
@@ -71,7 +74,8 @@ class Position:
     Steps, tokens and seconds count from the run's beginning; ``skipped_in_a_row`` are the last steps, and ``waited``
     the last validations without improvement. ``twice`` says that batches go through the model twice by now
     (``training.consistency``). ``timed_steps`` to ``saved_at``, in seconds of the run, is what
-    :mod:`nmt.training.pace` goes by; ``spent`` is the budget with which the run came to its end.
+    :mod:`nmt.training.pace` goes by; ``spent`` is the budget with which the run came to its end, ``finished`` the step
+    after which it did, the average of the best made.
     """
 
     step: int = 0
@@ -96,13 +100,15 @@ class Position:
     validated_at: float = 0.0
     saved_at: float = 0.0
     spent: float = 0.0
+    finished: int = 0
 
 
 class TrainingState:
     """The moving parts of a training: model, optimiser, schedule and position.
 
     All of it is the same in all of ``ranks``, but for the random generators, of which each process has its own.
-    ``data`` names the store of token ids that the position is one in, ``corpora`` has a hash of each of its corpora.
+    ``data`` names the store of token ids that the position is one in, ``corpora`` has a hash of each of its corpora,
+    ``valid`` is that of the validation set.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class TrainingState:
         self.interval = Interval()
         self.data = ""
         self.corpora: list[str] = []
+        self.valid = ""
 
     def save(self, folder: Path, *, log_size: int) -> None:
         """Write ``resume/step-N`` into the run folder and drop the ones before the last two.
@@ -134,6 +141,7 @@ class TrainingState:
             "log_size": log_size,
             "data": self.data,
             "corpora": self.corpora,
+            "valid": self.valid,
         }
         files = {
             "weights.safetensors": tensor_bytes(weights(self.model)),
@@ -158,12 +166,16 @@ class TrainingState:
         tensors = read_tensors(source / "training.safetensors")
         self._load_moments(tensors)
         position = _known(Position, state["position"])
-        position.setdefault("twice", self.schedule.config.consistency > 0)  # as it was before that was written down
+        # As it was before these were written down:
+        position.setdefault("twice", self.schedule.config.consistency > 0)
+        position.setdefault("finished", position["step"])
         self.position = Position(**position)
         self._load_generators(tensors)
-        self.interval = Interval(**_known(Interval, state["interval"]))
+        interval = _known(Interval, state["interval"])
+        self.interval = Interval(**{"made": interval["steps"], "heard": interval["tokens"], **interval})
         self.data = str(state.get("data", ""))
         self.corpora = [str(digest) for digest in state.get("corpora", ())]
+        self.valid = str(state.get("valid", ""))
         (step,) = self.ranks.of_first(self.position.step)
         if step != self.position.step:
             raise CheckpointError(

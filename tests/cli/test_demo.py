@@ -12,6 +12,7 @@ import pytest
 from nmt.alignment.links import parse_gold
 from nmt.data.synthetic import write_corpus
 from nmt.demo import FAMILIES, crossings, make_corpus, recipe_of
+from nmt.errors import ConfigError
 from nmt_cli.main import main
 
 TINY = (
@@ -63,11 +64,24 @@ def test_one_family_from_corpus_to_picture(capsys: pytest.CaptureFixture[str]) -
     assert "this run is finished" in again.err
 
 
+@pytest.mark.usefixtures("small_demo")
+def test_one_that_was_stopped_before_its_first_checkpoint_is_begun_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo("--family", "luong") == 0
+    told = capsys.readouterr().out
+    for folder in ("resume", "models"):
+        shutil.rmtree(Path("runs/demo/luong") / folder)
+    assert demo("--family", "luong") == 0
+    assert capsys.readouterr().out == told
+
+
 def test_the_corpus_is_made_once(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "corpus", pairs=30)
     assert (folder / "train.en").read_text().count("\n") == 30
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert {path: path.stat().st_mtime_ns for path in make_corpus(folder).iterdir()} == before
+    for pairs in (None, 30):
+        assert {path: path.stat().st_mtime_ns for path in make_corpus(folder, pairs=pairs).iterdir()} == before
+    with pytest.raises(ConfigError, match="corpus: has 30 training pairs, not 40: give --pairs 30, or another folder"):
+        make_corpus(folder, pairs=40)
 
 
 def test_crossings_are_counted() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,6 +108,31 @@ def test_only_the_batch_that_did_not_fit_says_how_much_does(gradients: Gradients
     with memory_for(6), pytest.raises(TrainingError, match=r"out of memory over one sentence pair of 7 tokens: lower"):
         gradients.backward([batch(2, 2), long])
     assert gradients.state.position.room == 0
+
+
+def test_memory_that_runs_out_where_processes_meet_ends_the_run_with_what_to_do(
+    gradients: Gradients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are in the same backward pass, and wait for what can no longer be made."""
+    honest = Objective.forward
+
+    def forward(self: Objective, batch: Batch) -> torch.Tensor:
+        def no_room(_: torch.Tensor) -> None:
+            raise torch.OutOfMemoryError("there is no room")
+
+        loss = honest(self, batch)
+        loss.register_hook(no_room)
+        return loss
+
+    monkeypatch.setattr(Objective, "forward", forward)
+    monkeypatch.setattr(
+        gradients,
+        "ranks",
+        SimpleNamespace(size=2, total=lambda *values: values, local_gradients=lambda _: contextlib.nullcontext()),
+    )
+    words = "over 20 tokens: go on from the last checkpoint with --resume --force --set training.batch_tokens=10"
+    with pytest.raises(TrainingError, match=words):
+        gradients.backward([batch(0, 1, 3)])
 
 
 def test_an_error_that_is_none_of_memory_is_not_tried_again(

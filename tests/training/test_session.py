@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -403,6 +404,30 @@ def test_a_loss_or_gradient_that_is_not_finite_changes_nothing_and_is_counted(
     assert next(report for report in told.steps if report.step == 7).skipped == 1
 
 
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_a_step_that_was_skipped_is_a_gap_in_the_log_and_in_no_mean(
+    log_every: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = f"training.log_every={log_every}", "training.learning_rate=1e-9"
+    honest, count = Objective.forward, itertools.count(1)
+    train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / "whole"), Recorder())
+    monkeypatch.setattr(
+        Objective, "forward", lambda self, batch: honest(self, batch) + (math.inf if next(count) == 7 else 0.0)
+    )
+    train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / "run"), Recorder())
+    whole, gap = (
+        {record["step"]: record for record in read_log(tmp_path / name) if record["type"] == "train"}
+        for name in ("whole", "run")
+    )
+    for step, record in gap.items():
+        for name in ("loss", "gradient_norm"):
+            if step == 7:
+                assert record[name] is None
+            else:
+                assert record[name] == pytest.approx(whole[step][name], rel=0.05 if step == 8 else 1e-5)
+    assert "NaN" not in (tmp_path / "run" / "log.jsonl").read_text()
+
+
 def test_gradients_that_stay_infinite_for_a_while_take_the_run_back_to_half_the_rate(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -579,6 +604,66 @@ def test_a_run_that_died_before_its_average_was_made_makes_it_when_resumed(corpu
     assert (average / "weights.safetensors").read_bytes() == before
 
 
+def test_a_signal_in_the_last_average_stops_it_and_the_resumed_run_makes_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then all steps are saved, whatever the recipe says about every how many."""
+    settings = "training.average=2", "training.validate_every=3", "training.save_every=1000"
+    wanted = recipe(corpus, "gru", "gru", *settings)
+    train(wanted, session(tmp_path / "straight"), Recorder())
+
+    def signalled(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return average(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "average", signalled)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 12, everything is saved"):
+            train(wanted, session(tmp_path / "run"), Recorder())
+    assert not (tmp_path / "run" / "models" / "average").exists()
+    told = Recorder()
+    train(wanted, session(tmp_path / "run", resume=True), told)
+    assert not told.steps and not told.validations
+    assert (tmp_path / "run" / "models" / "average").exists()
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "straight")
+
+
+def test_a_longer_run_that_was_stopped_in_its_average_is_not_finished_by_the_older_one(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = "training.average=2", "training.validate_every=3", "training.save_every=7"
+    train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / "run"), Recorder())
+    older = (tmp_path / "run" / "models" / "average" / "weights.safetensors").read_bytes()
+    longer = recipe(corpus, "gru", "gru", *settings, "training.max_steps=21", "training.metric=loss")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "average", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        pid = os.fork()
+        if not pid:
+            train(longer, session(tmp_path / "run", resume=True, force=True), Recorder())
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    told = Recorder()
+    train(longer, session(tmp_path / "run", resume=True), told)
+    assert not any("this run is finished" in note for note in told.notes)
+    assert (tmp_path / "run" / "models" / "average" / "weights.safetensors").read_bytes() != older
+    train(longer, session(tmp_path / "run", resume=True), told)
+    assert "this run is finished: 21 steps are done" in told.notes[-1]
+
+
+def test_a_run_that_ran_out_of_patience_is_finished(corpus: Path, tmp_path: Path) -> None:
+    settings = ("training.patience=2", "training.validate_every=1", "training.learning_rate=1e-9")
+    impatient = recipe(corpus, "gru", "gru", *settings, "training.metric=loss", "training.max_steps=50")
+    train(impatient, session(tmp_path / "run"), Recorder())
+    before, told = fingerprint(tmp_path / "run"), Recorder()
+    train(impatient, session(tmp_path / "run", resume=True), told)
+    assert "this run is finished: " in told.notes[-1]
+    assert fingerprint(tmp_path / "run") == before
+    patient = recipe(corpus, "gru", "gru", *settings, "training.metric=loss", "training.max_steps=50")
+    patient = patient.model_copy(update={"training": patient.training.model_copy(update={"patience": 4})})
+    train(patient, session(tmp_path / "run", resume=True, force=True), told)
+    assert told.steps
+
+
 def test_resuming_with_another_recipe_names_the_differences_and_force_goes_on(corpus: Path, tmp_path: Path) -> None:
     train(recipe(corpus), session(tmp_path / "run"), Recorder())
     longer = recipe(corpus, "gru", "gru", "training.max_steps=14")
@@ -624,6 +709,23 @@ def test_tensorboard_events_tell_what_the_log_tells(corpus: Path, tmp_path: Path
     events.Reload()
     logged = [record["loss"] for record in read_log(out) if record["type"] == "valid"]
     assert [event.value for event in events.Scalars("valid/loss")] == pytest.approx(logged)
+
+
+def test_tensorboard_shows_no_step_twice(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    wanted, out = recipe(corpus, "gru", "gru", "training.tensorboard=true", "training.save_every=4"), tmp_path / "run"
+    pid = os.fork()
+    if not pid:
+        train(wanted, session(out), Recorder({11: lambda: os.kill(os.getpid(), signal.SIGKILL)}))
+    os.waitpid(pid, 0)
+    time.sleep(1.1)  # TensorBoard tells files of events apart by the second in which they were begun
+    train(wanted, session(out, resume=True), Recorder())
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    steps = [record["step"] for record in read_log(out) if record["type"] == "train"]
+    assert [event.step for event in events.Scalars("train/loss")] == steps
 
 
 @pytest.fixture
@@ -679,6 +781,22 @@ def test_a_run_does_not_go_on_with_other_data_unless_forced(own: Path, tmp_path:
     with pytest.raises(ConfigError, match=words):
         train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
     train(recipe(own), session(tmp_path / "run", resume=True, force=True), Recorder())
+    train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
+
+
+def test_a_run_does_not_compare_scores_of_two_validation_sets_unless_forced(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(recipe(own), session(tmp_path / "run"), Recorder({8: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    lines = (own / "valid.fr").read_text().splitlines()
+    (own / "valid.fr").write_text("".join(f"{line}\n" for line in lines[::-1]))
+    words = (
+        r"the validation set is not the one this run began with: \S+/valid.en and \S+/valid.fr: changed since; --force"
+    )
+    with pytest.raises(ConfigError, match=words):
+        train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
+    told = Recorder()
+    train(recipe(own), session(tmp_path / "run", resume=True, force=True), told)
+    assert told.validations[0].best, "whatever came before was of the other set"
     train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
 
 
