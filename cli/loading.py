@@ -1,7 +1,8 @@
-"""The garbage collector of a process that is there for one command: kept from what stays until the end.
+"""What a process that is there for one command need not do: look through what stays until the end, give memory back.
 
-Python's collector looks through all objects again and again as their number grows. Modules and models stay, so that it
-looks in vain: a look through torch alone takes a tenth of a second, and one more is taken as the process ends.
+Python's garbage collector looks through all objects again and again as their number grows. Modules and models stay, so
+that it looks in vain: a look through torch alone takes a tenth of a second, and one more is taken as the process ends.
+What memory the process has had it will want again (:mod:`nmt.memory`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def loading() -> Iterator[None]:
     if not (process.is_ours and gc.isenabled()):
         yield
         return
+    from nmt.memory import keep_freed_memory
+
+    keep_freed_memory()
     gc.disable()
     try:
         yield

@@ -31,6 +31,7 @@ from nmt.checkpoint import Run
 from nmt.config import ModelConfig
 from nmt.data.synthetic import write_corpus
 from nmt.layers.packing import has_fbgemm, multiplies_bfloat16
+from nmt.memory import keep_freed_memory
 from nmt.models import Seq2Seq, build
 
 HERE = Path(__file__).parent
@@ -113,6 +114,7 @@ def measure(task: Task, folder: Path, told: argparse.Namespace) -> list[str]:
 
 def say_profile(task: Task, dtype: str) -> None:
     """Say what our own translating is made of: a turn's share in batches, and some of it one at a time."""
+    keep_freed_memory()
     translate, sentences, size = contestant_nmt.translating(task, dtype), task.share(0), max(task.batch_sizes)
     singles = sentences[: task.singles]
     translate(sentences[:size], size)

@@ -13,6 +13,7 @@ from benchmarks.decode import workload
 from nmt.config import DecodingConfig, ModelConfig
 from nmt.decoding.request import Source
 from nmt.decoding.torch_engine import TorchEngine
+from nmt.memory import keep_freed_memory
 from nmt.models import build
 from nmt.models.packed import Packed
 
@@ -43,6 +44,7 @@ def translating(task: workload.Task, dtype: str) -> workload.Translate:
 def main() -> None:
     """Build the model and translate as told."""
     task, told = workload.load()
+    keep_freed_memory()
     torch.set_num_threads(told.threads)
     workload.answer(task, told, translating(task, told.dtype))
 

@@ -19,7 +19,8 @@ from nmt.config import Recipe
 from nmt.data.batching import Batch, Mark, collate
 from nmt.distributed import Ranks, joined
 from nmt.models import build
-from nmt.training.allocator import keep_few_kernels, keep_freed_memory
+from nmt.memory import keep_freed_memory
+from nmt.training.allocator import keep_few_kernels
 from nmt.training.loop import Trainer
 from nmt.training.report import SilentReporter
 from nmt.training.state import new_state

@@ -12,6 +12,7 @@ import typer
 from nmt.errors import ConfigError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Tokenization
 from nmt_cli import console
+from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.searching import by_hand, with_search_flags
 from nmt_cli.streams import STANDARD, OnBadBytes, input_lines
@@ -97,7 +98,8 @@ def evaluate(
         assert hypotheses is not None, "checked above"
         result = evaluate_files(held_out_files(hypotheses, references, read), scoring)
     else:
-        from nmt.checkpoint import Run
+        with loading():
+            from nmt.checkpoint import Run
 
         use_threads(threads)
         opened = Run.open(run)

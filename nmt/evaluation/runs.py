@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nmt.checkpoint import Run
-from nmt.config import Recipe
+from nmt.config import DecodingConfig, Recipe
 from nmt.data.text import LineWriter
 from nmt.errors import ConfigError, DataError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Score, Tokenization, default_tokenization, evaluate
@@ -69,18 +69,20 @@ class Evaluation:
 def held_out_split(recipe: Recipe, split: Split, folder: Path | None = None) -> HeldOut:
     """The recipe's test or validation set, or that of a folder of files as ``nmt train --data`` takes it.
 
-    Raises ConfigError where there is none, DataError for text that breaks its contract.
+    One that is not the recipe's has the folder's name behind its own. Raises ConfigError where there is none, DataError
+    for text that breaks its contract.
     """
     from nmt.data.corpus import read_eval_pairs, with_folder
 
     data = with_folder(recipe.data, folder) if folder is not None else recipe.data
-    corpus = data.test if split == "test" else data.valid
+    corpus, own = (one.test if split == "test" else one.valid for one in (data, recipe.data))
     if corpus is None:
         raise ConfigError(
             f"the recipe has no [data.{split}]: name the text with --source and --reference, or a folder with --data"
         )
     pairs = read_eval_pairs(corpus)
-    return HeldOut(split, [pair.source for pair in pairs], [[pair.target for pair in pairs]])
+    name = split if folder is None or corpus == own else f"{split}-{folder.resolve().name}"
+    return HeldOut(name, [pair.source for pair in pairs], [[pair.target for pair in pairs]])
 
 
 def held_out_files(source: Path, references: Sequence[Path], read: Callable[[Path], Iterable[str]]) -> HeldOut:
@@ -149,7 +151,7 @@ def evaluate_run(
     model = sign_model(run, checkpoint)
     translator = Translator.load(run.folder, which=checkpoint.name, device=device, **decoding)
     beam = translator.decoding.beam
-    name = f"{held_out.name}.{checkpoint.name}.beam{beam}"
+    name = ".".join([held_out.name, checkpoint.name, f"beam{beam}", *_unlike(translator.decoding, run.recipe.decoding)])
     path = output or run.folder / "evaluations" / f"{name}.hyp"
     beside = path.with_name(f"{path.name if output else name}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +170,13 @@ def evaluate_run(
     if place_of(path) is not None:
         _keep(evaluation, beside)
     return evaluation
+
+
+def _unlike(search: DecodingConfig, recipe: DecodingConfig) -> list[str]:
+    """How a search differs from the recipe's, in what finds other translations: for the name of a file."""
+    ours, its = search.model_dump(mode="json"), recipe.model_dump(mode="json")
+    rest = ours.keys() - {"beam", "batch_size", "precision"}
+    return [f"{name}={value}" for name, value in ours.items() if name in rest and value != its[name]]
 
 
 def _tokenization(recipe: Recipe) -> Tokenization:

@@ -190,7 +190,10 @@ class Written:
         longest, count = room.shape[1:3]
         if len(rows) != count:
             chosen = None if origins is None or len(rows) <= FEW else origins.index_select(1, rows)
-            return Written(room.index_select(2, rows), length, origins=chosen)
+            kept = room.new_empty(len(room), longest, len(rows), room.shape[3])
+            for before, after in zip(room[:, :length].unbind(0), kept[:, :length].unbind(0), strict=True):
+                torch.index_select(before, 1, rows, out=after)
+            return Written(kept, length, origins=chosen)
         if origins is None:
             spare = torch.empty_like(room) if self.spare is None else self.spare
             return Written(torch.index_select(room, 2, rows, out=spare), length, spare=room)

@@ -46,10 +46,14 @@ EFFICIENCY, OVERHEAD = 0.5, 0.02
 
 @dataclass(frozen=True)
 class Survey:
-    """How much there is to learn from: sentence pairs, and about how many pieces their targets have, EOS counted."""
+    """How much there is to learn from: sentence pairs, and about how many pieces their targets have, EOS counted.
+
+    ``characters`` is how many there are, in what was looked at of both sides: each has a piece of its own.
+    """
 
     pairs: int
     pieces: int
+    characters: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ WEIGHTS_A_PIECE = 15
 PIECES_A_WEIGHT = 3.5
 #: Vocabularies, and the pieces of a corpus from which on each is worth its cost.
 VOCABULARIES = ((20_000_000, 32000), (3_000_000, 16000), (250_000, 8000), (80_000, 4000), (25_000, 2000), (8_000, 1000))
+#: Pieces for each character, itself and what it is part of, and those that are there in any case: bytes and marks.
+ROOM_A_CHARACTER, SPECIAL = 1.25, 260
 #: Passes over the corpus from which on units are dropped with each probability.
 DROPOUTS = ((60, 0.35), (22, 0.3), (8, 0.2))
 #: Passes from which on it is better to send every batch through twice, half as often (R-Drop, Liang et al. 2021), in a
@@ -165,15 +171,17 @@ def survey(data: DataConfig) -> Survey:
     if data.stream is not None:
         raise ConfigError("--preset counts the pairs of data.train, which a stream may have no end of: give a recipe")
     pairs, pieces = 0.0, 0.0
+    characters: set[str] = set()
     for corpus in data.train:
         reader = read_pairs(corpus)
         sample = list(itertools.islice(reader, SAMPLE))
         number = count_lines(corpus.source) if corpus.format == "text" else len(sample) + sum(1 for _ in reader)
         pairs += corpus.weight * number
         pieces += corpus.weight * number * _mean(map(_pieces, sample))
+        characters.update(*(pair.source + pair.target for pair in sample))
     if not pieces:
         raise DataError("data.train: there is no text in it to choose a recipe for")
-    return Survey(round(pairs), round(pieces))
+    return Survey(round(pairs), round(pieces), len(characters))
 
 
 def _pieces(pair: Pair) -> float:
@@ -210,7 +218,9 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
     Each of so many ``processes`` takes its share of a step's batch.
     """
     seconds = budget or DEFAULT_BUDGET
-    vocabulary = next((number for least, number in VOCABULARIES if seen.pieces >= least), 500)
+    vocabulary, why = next((number for least, number in VOCABULARIES if seen.pieces >= least), 500), ""
+    if vocabulary < (least := round(ROOM_A_CHARACTER * seen.characters) + SPECIAL):
+        vocabulary, why = 100 * math.ceil(least / 100), f", of which {seen.characters:,} characters take one each"
     size = _size(seen, vocabulary, rate, seconds)
     passes = _passes(size, seen, vocabulary, rate, seconds)
     consistent = passes >= CONSISTENT_FROM and size.width >= CONSISTENT_WIDTH
@@ -226,7 +236,7 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
     once = CONSISTENCY_START + (1 - CONSISTENCY_START) / 2 if consistent else 1.0
     often = f"each pair is seen about {passes * once:,.0f} times"
     chosen = [
-        Choice("tokenizer.vocabulary", vocabulary, f"for about {seen.pieces:,} pieces of target text"),
+        Choice("tokenizer.vocabulary", vocabulary, f"for about {seen.pieces:,} pieces of target text{why}"),
         Choice("model.embedding", size.width, "a Transformer's is its width"),
         Choice("model.embedding_dropout", min(0.25, round(dropout, 2)), "as between layers, but at most 0.25"),
         Choice("model.encoder", part, _reason(size, seen, vocabulary, rate, seconds)),

@@ -19,15 +19,16 @@ from nmt.checkpoint import Checkpoint, Run, has_checkpoint, recover
 from nmt.config import LARGEST, AnyCorpus, Recipe
 from nmt.data.ahead import ready_overlaps, ready_tokenizers, store_folder
 from nmt.data.batching import BatchSource, Source
-from nmt.data.corpus import Pair, describe, digest_corpus, read_eval_pairs
+from nmt.data.corpus import Pair, describe, digest_corpus, read_eval_pairs, read_pairs
 from nmt.data.store import prepare
 from nmt.data.streaming import StreamSource
 from nmt.decoding.torch_engine import pick_device
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError, ConfigError, DataError
 from nmt.layers.positions import longest
+from nmt.memory import keep_freed_memory
 from nmt.models import Seq2Seq
-from nmt.training.allocator import keep_few_kernels, keep_freed_memory
+from nmt.training.allocator import keep_few_kernels
 from nmt.training.lock import alone_in
 from nmt.training.loop import Trainer, is_over
 from nmt.training.pace import new_pace
@@ -150,6 +151,9 @@ def _source(
         reporter.note(f"{describe(corpus)}: read as it comes; it is not searched for validation and test lines")
         source = StreamSource(recipe.data, run.tokenizers, **how, note=reporter.note)
         return source, (recipe.data.max_length or LARGEST,) * 2
+    if recipe.data.test is not None and ranks.is_first:  # looked for in training later on: a fault in it is told now
+        for _ in read_pairs(recipe.data.test):
+            pass
     store = prepare(
         recipe.data, run.tokenizers, session.kept, workers=torch.get_num_threads(), progress=reporter.prepared
     )

@@ -138,8 +138,9 @@ def _test_bleu(folder: Path) -> float | None:
     for path in sorted((folder / "evaluations").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if content["set"] == "test":
-                return next((float(score["score"]) for score in content["scores"] if score["name"] == "BLEU"), None)
+            found = [float(score["score"]) for score in content["scores"] if score["name"] == "BLEU"]
+            if content["set"] == "test" and found:
+                return found[0]
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None

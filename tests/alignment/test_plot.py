@@ -135,6 +135,16 @@ def test_other_installed_fonts_are_searched(monkeypatch: pytest.MonkeyPatch) -> 
     assert choose_fonts(["我"], "Noto Serif Two") == (["Noto Serif Two", "DejaVu Sans"], "")
 
 
+@pytest.mark.parametrize("name", ["cmsy10.ttf", "DejaVuSerif-BoldItalic.ttf", "STIXSizOneSymBol.ttf"])
+def test_any_font_file_can_be_asked_for(tmp_path: Path, name: str) -> None:
+    """One of symbols, one that is bold and slanted: none that would be looked into for a missing character."""
+    from matplotlib import get_data_path
+
+    font = Path(get_data_path()) / "fonts" / "ttf" / name
+    draw_attention(tmp_path / "a.svg", ["a"], ["b"], np.ones((1, 1)), font=font)
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
 def test_a_font_that_was_installed_since_matplotlib_last_looked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

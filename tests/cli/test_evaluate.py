@@ -205,7 +205,16 @@ def test_a_folder_of_ones_own(run: Path, corpus: Path, tmp_path: Path, nmt: Nmt)
         write(own / f"train.{language}", ["a"])
     code, out, _ = nmt("evaluate", run, "--data", own, "--json", "-m", "bleu")
     assert code == 0
-    assert json.loads(out)["lines"] == 3
+    found = json.loads(out)
+    assert (found["set"], found["lines"]) == ("test-own", 3)  # `nmt runs` shows none for that of the run itself
+
+
+def test_another_search_is_kept_beside_the_first(run: Path, nmt: Nmt) -> None:
+    for flags in ([], ["--alpha", "0.5"], ["--alpha", "0.5", "--coverage-penalty", "0.2", "--batch-size", "3"]):
+        assert nmt("evaluate", run, "--beam", 2, "-m", "bleu", *flags)[0] == 0
+    kept = {path.name.removesuffix(".json") for path in (run / "evaluations").glob("*.json")}
+    first = "test.step-20.beam2"
+    assert kept == {first, f"{first}.alpha=0.5", f"{first}.alpha=0.5.coverage_penalty=0.2"}
 
 
 def test_files_of_ones_own(run: Path, corpus: Path, tmp_path: Path, nmt: Nmt) -> None:

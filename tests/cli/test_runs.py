@@ -23,8 +23,12 @@ def folder(untrained_run: Path, tmp_path: Path) -> Path:
     (trained / "log.jsonl").write_text("".join(f"{json.dumps(step)}\n" for step in steps))
     (trained / "evaluations").mkdir()
     scores = [{"name": "chrF2", "score": 50.0}, {"name": "BLEU", "score": 12.345}]
-    evaluations = {"test.step-20.beam5.json": ("test", scores), "test.en.step-20.beam5.json": ("test.en", scores[:1])}
-    for name, (what, content) in evaluations.items():  # the second, of a file of the user's, is the newer
+    evaluations = {
+        "test.step-20.beam5.json": ("test", scores),
+        "test.en.step-20.beam5.json": ("test.en", scores[:1]),
+        "test.step-20.beam4.json": ("test", scores[:1]),
+    }
+    for name, (what, content) in evaluations.items():  # the newer are of a file of the user's, and without BLEU
         (trained / "evaluations" / name).write_text(json.dumps({"set": what, "scores": content}))
     return tmp_path
 

@@ -10,9 +10,10 @@ import torch
 
 from nmt.config import DataConfig, Recipe, TextCorpus, TransformerEncoder, TsvCorpus, parse_recipe
 from nmt.data.corpus import with_folder
+from nmt.data.tokenizer import train_tokenizers
 from nmt.errors import ConfigError, DataError
 from nmt.models import build
-from nmt.training.preset import SIZES, Size, Survey, auto, choose, rate_of, survey, to_toml
+from nmt.training.preset import SIZES, VOCABULARIES, Size, Survey, auto, choose, rate_of, survey, to_toml
 from nmt.training.report import SilentReporter
 from nmt.training.session import Session
 
@@ -70,6 +71,27 @@ def test_small_corpora_get_small_vocabularies() -> None:
     assert sizes == [500, 1000, 4000, 32000]
 
 
+def test_a_vocabulary_has_room_for_every_character(tmp_path: Path) -> None:
+    """Which of Chinese there are thousands of, in a corpus as small as may be."""
+    signs = [chr(0x4E00 + number) for number in range(2400)]
+    for side in ("en", "zh"):
+        lines = [
+            f"line {number}" if side == "en" else "".join(signs[(7 * number + k) % 2400] for k in range(14))
+            for number in range(2000)
+        ]
+        (tmp_path / f"train.{side}").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    corpus = TextCorpus(source=tmp_path / "train.en", target=tmp_path / "train.zh")
+    data = DataConfig(source="en", target="zh", train=(corpus,))
+    seen = survey(data)
+    assert seen.characters > 2400
+    text = to_toml(data, choose(seen, FAST, 600.0), "why")
+    assert "characters take one each" in text
+    recipe = parse_recipe(text)
+    assert recipe.tokenizer.vocabulary > next(number for least, number in VOCABULARIES if seen.pieces >= least)
+    tokenizers = train_tokenizers(recipe.data, recipe.tokenizer, seed=1)
+    assert len(tokenizers.source) == recipe.tokenizer.vocabulary
+
+
 def test_processes_share_the_batch() -> None:
     alone, shared = chosen(MULTI30K, SLOW, 3600.0), chosen(MULTI30K, SLOW, 3600.0, 2)
     assert 2 * shared.training.batch_tokens == alone.training.batch_tokens
@@ -105,7 +127,7 @@ def test_pieces_are_about_as_many_as_a_tokenizer_makes(corpus: Path, tmp_path: P
         encoding="utf-8",
     )
     tsv = TsvCorpus(format="tsv", path=tmp_path / "two.tsv", weight=3)
-    assert survey(DataConfig(train=(tsv,))) == Survey(6, round(6 * (1 + 16 / 1.5)))
+    assert survey(DataConfig(train=(tsv,))) == Survey(6, round(6 * (1 + 16 / 1.5)), 6)
 
 
 def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:

@@ -757,6 +757,14 @@ def test_a_validation_set_is_read_before_anything_costly(own: Path, tmp_path: Pa
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+def test_a_test_set_that_cannot_be_read_is_told_before_anything_is_tokenised(own: Path, tmp_path: Path) -> None:
+    (own / "test.fr").write_text("un\n")
+    told = Recorder()
+    with pytest.raises(DataError, match=r"test.en has \d+ lines, .*test.fr has 1"):
+        train(recipe(own), session(tmp_path / "run"), told)
+    assert not any("training pairs: " in note for note in told.notes)
+
+
 def test_a_forced_recipe_that_does_not_fit_leaves_the_run_as_it_was(corpus: Path, tmp_path: Path) -> None:
     train(recipe(corpus), session(tmp_path / "run"), Recorder())
     before = (tmp_path / "run" / "recipe.toml").read_bytes()
