@@ -40,7 +40,7 @@ __all__ = [
 
 Precision: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 
-#: x (R, I) to x W^T + b (R, O), a new tensor; x may be what :func:`pack_rectified` gave.
+#: x (R, I) to x W^T + b (R, O), a new tensor; x may be in the type that products are made in.
 Product: TypeAlias = Callable[[Tensor], Tensor]
 
 LARGE = 2**18
@@ -99,12 +99,14 @@ def _has(*features: str) -> bool:
     return any(capabilities.get(feature) for feature in features)
 
 
-def pack_layers(layers: Sequence[nn.Linear], precision: Precision, *, few: bool = True) -> Product:
+def pack_layers(
+    layers: Sequence[nn.Linear], precision: Precision, *, few: bool = True, narrow: bool = False
+) -> Product:
     """The products of several layers with one input, side by side, as one; if several, each has a bias."""
     if len(layers) == 1:
-        return pack(layers[0].weight, layers[0].bias, precision, few=few)
+        return pack(layers[0].weight, layers[0].bias, precision, few=few, narrow=narrow)
     weight = torch.cat(tuple(layer.weight for layer in layers))
-    return pack(weight, torch.cat(tuple(layer.bias for layer in layers)), precision, few=few)
+    return pack(weight, torch.cat(tuple(layer.bias for layer in layers)), precision, few=few, narrow=narrow)
 
 
 def pack_rectified(layer: nn.Linear, precision: Precision, *, few: bool = True) -> Product:
@@ -117,15 +119,21 @@ def pack_rectified(layer: nn.Linear, precision: Precision, *, few: bool = True) 
 
 
 def pack(
-    weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, precision: Precision, *, few: bool = True
+    weight: Float[Tensor, "O I"],
+    bias: Float[Tensor, " O"] | None,
+    precision: Precision,
+    *,
+    few: bool = True,
+    narrow: bool = False,
 ) -> Product:
     """x W^T + b with this weight as it is now. Where nothing is gained by another layout, it is the weight itself.
 
-    ``few`` says that it is multiplied by a few rows at a time, and often.
+    ``few`` says that it is multiplied by a few rows at a time, and often, ``narrow`` that what comes of it may stay in
+    the type that products are made in.
     """
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if precision == "bfloat16":
-        return _rounded(weight, bias)
+        return _rounded(weight, bias, narrow=narrow)
     if weight.dtype == torch.float32:
         if precision == "int8" and weight.numel() >= SMALL:
             return _Int8(weight, bias)
@@ -153,18 +161,20 @@ def _halved(weight: Tensor) -> Tensor:
     return rounded if rounded.isfinite().all() else weight
 
 
-def _rounded(weight: Tensor, bias: Tensor | None, *, rectified: bool = False) -> Product:
-    """The product in bfloat16, its sums, with the bias, rounded to that once; ``rectified`` it stays in it."""
-    narrow, narrow_bias = weight.bfloat16(), None if bias is None else bias.bfloat16()
-    wide = torch.bfloat16 if rectified else weight.dtype
+def _rounded(weight: Tensor, bias: Tensor | None, *, rectified: bool = False, narrow: bool = False) -> Product:
+    """The product in bfloat16, its sums, with the bias, rounded to that once: what is ``rectified`` or ``narrow`` stays
+    in it.
+    """
+    rounded, rounded_bias = weight.bfloat16(), None if bias is None else bias.bfloat16()
+    made_in = torch.bfloat16 if rectified or narrow else weight.dtype
     if _has_onednn(weight.device) and multiplies_bfloat16(weight.device):
         multiply = torch.ops.mkldnn._linear_pointwise
-        laid_out, then = torch.ops.mkldnn._reorder_linear_weight(narrow), "relu" if rectified else "none"
-        return lambda x: multiply(x.bfloat16(), laid_out, narrow_bias, then, [], "").to(wide)
+        laid_out, then = torch.ops.mkldnn._reorder_linear_weight(rounded), "relu" if rectified else "none"
+        return lambda x: multiply(x.bfloat16(), laid_out, rounded_bias, then, [], "").to(made_in)
 
     def product(x: Tensor) -> Tensor:
-        made = functional.linear(x.bfloat16(), narrow, narrow_bias)
-        return made.relu_() if rectified else made.to(wide)
+        made = functional.linear(x.bfloat16(), rounded, rounded_bias)
+        return (made.relu_() if rectified else made).to(made_in)
 
     return product
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -16,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nmt.layers.attention import MultiHeadAttention
-from nmt.layers.packing import Precision, as_multiplied, pack_layers
+from nmt.layers.packing import Precision, as_multiplied, pack, pack_layers
 
 __all__ = ["CrossAttention", "ManySources", "OneSource", "Source", "of_sentences"]
 
@@ -29,10 +28,13 @@ class CrossAttention:
 
     def __init__(self, attention: MultiHeadAttention, precision: Precision) -> None:
         self.heads = attention.heads
-        self.query = pack_layers([attention.query], precision)
-        self.key_value = pack_layers([attention.key_value], precision, few=False)
+        # What attention works on it works on in the type of products; queries are divided by sqrt(D) beforehand.
+        scale = (attention.query.out_features // attention.heads) ** -0.5
+        queries, query_bias = attention.query.weight.detach() * scale, attention.query.bias.detach() * scale
+        self.query = pack(queries, query_bias, precision, narrow=True)
+        self.key_value = pack_layers([attention.key_value], precision, few=False, narrow=True)
         self.output = pack_layers([attention.output], precision)
-        query, output = (as_multiplied(layer.weight, precision) for layer in (attention.query, attention.output))
+        query, output = (as_multiplied(weight, precision) for weight in (queries, attention.output.weight))
         # Of each head: (A H D), (A D), (A D H). Rounding what comes out of a product once more, or not, is another
         # precision, so where that is done nothing is multiplied into anything.
         self.projections = (
@@ -40,7 +42,7 @@ class CrossAttention:
             if query is None or output is None
             else (
                 query.view(self.heads, -1, query.shape[1]).transpose(1, 2),
-                attention.query.bias.detach().view(self.heads, -1),
+                query_bias.view(self.heads, -1),
                 output.t().view(self.heads, -1, len(output)),
                 attention.output.bias.detach() / self.heads,
             )
@@ -51,7 +53,7 @@ class CrossAttention:
         count, length, _ = states.shape
         made = self.key_value(states.flatten(0, 1)).view(count, length, 2, self.heads, -1)
         keys, values = made.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
-        keys = keys.transpose(1, 2) / math.sqrt(keys.shape[-1])
+        keys = keys.transpose(1, 2).contiguous()
         width = self.heads * keys.shape[1]
         if self.projections is None or count > 1 or not is_whole or self.heads * length > WIDE * width:
             return ManySources(self, keys, values.contiguous())
@@ -66,7 +68,7 @@ class CrossAttention:
 
 @dataclass(frozen=True)
 class ManySources:
-    """One layer's keys, divided by sqrt(D), and values; a sentence once for all its hypotheses."""
+    """One layer's keys and values; a sentence once for all its hypotheses."""
 
     attention: CrossAttention
     keys: Float[Tensor, "BA D S"]
@@ -107,8 +109,9 @@ class ManySources:
 class OneSource:
     """One layer's keys and values of the only sentence, projections multiplied in.
 
-    With queries x W^Q_a + b^Q_a head a scores x (W^Q_a K_a^T) + b^Q_a K_a^T, and with its weights w_a the answer is
-    sum_a w_a (V_a W^O_a) + b^O; since each w_a adds up to 1, rows of V_a W^O_a have their share of b^O in them.
+    With queries x W^Q_a + b^Q_a, divided by sqrt(D), head a scores x (W^Q_a K_a^T) + b^Q_a K_a^T, and with its weights
+    w_a the answer is sum_a w_a (V_a W^O_a) + b^O; since each w_a adds up to 1, rows of V_a W^O_a have their share of
+    b^O in them.
     """
 
     heads: int

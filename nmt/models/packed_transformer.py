@@ -219,7 +219,7 @@ class _DecoderLayer:
             (attention.output.in_features // attention.heads) ** -0.5,
         )
         weights = torch.cat([query.weight * scale, key_value.weight])
-        self.all = pack(weights, torch.cat([query.bias * scale, key_value.bias]), precision)
+        self.all = pack(weights, torch.cat([query.bias * scale, key_value.bias]), precision, narrow=True)
         self.output = pack_layers([attention.output], precision)
         self.cross = CrossAttention(layer.cross_attention, precision)
         self.feed_forward = _FeedForward(layer.feed_forward, precision)
@@ -263,7 +263,8 @@ class _Looked(Step):
     @cached_property
     def attention(self) -> Float[Tensor, "R S"]:
         """A distribution over the source a row."""
-        return self.weights.view(-1, self.heads, *self.weights.shape[1:]).mean(dim=1).flatten(0, 1)
+        weights = self.weights.to(self.features.dtype)
+        return weights.view(-1, self.heads, *weights.shape[1:]).mean(dim=1).flatten(0, 1)
 
 
 class PackedTransformerDecoder:
@@ -287,11 +288,12 @@ class PackedTransformerDecoder:
             mask = states.new_zeros(real.shape).masked_fill_(~real, -math.inf)
             mask = mask.repeat_interleave(self.heads, dim=0).unsqueeze(1)
         sources = tuple(layer.cross.remember(states, is_whole=mask is None) for layer in self.layers)
+        mask = None if mask is None else mask.to(sources[0].keys.dtype)
         return PackedTransformerMemory(Sharing(len(states)), self.heads, sources, mask)
 
     def start(self, memory: PackedTransformerMemory) -> Written:
         count = memory.sharing.count * memory.sharing.places
-        return Written(self.table.new_empty(2 * len(self.layers), BLOCK, count, self.width), 0)
+        return Written(memory.sources[0].keys.new_empty(2 * len(self.layers), BLOCK, count, self.width), 0)
 
     def step(self, tokens: Int[Tensor, " R"], state: Written, memory: PackedTransformerMemory) -> Step:
         written = state.longer()
