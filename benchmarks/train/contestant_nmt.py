@@ -18,8 +18,8 @@ from benchmarks.train import workload
 from nmt.config import Recipe
 from nmt.data.batching import Batch, Mark, collate
 from nmt.distributed import Ranks, joined
-from nmt.models import build
 from nmt.memory import keep_freed_memory
+from nmt.models import build
 from nmt.training.allocator import keep_few_kernels
 from nmt.training.loop import Trainer
 from nmt.training.report import SilentReporter
