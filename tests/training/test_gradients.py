@@ -121,7 +121,7 @@ def test_memory_that_runs_out_where_processes_meet_ends_the_run_with_what_to_do(
             raise torch.OutOfMemoryError("there is no room")
 
         loss = honest(self, batch)
-        loss.register_hook(no_room)
+        loss.register_hook(no_room)  # type: ignore[no-untyped-call]
         return loss
 
     monkeypatch.setattr(Objective, "forward", forward)
