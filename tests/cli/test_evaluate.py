@@ -194,7 +194,7 @@ def test_json_of_a_run_is_what_is_kept(run: Path, nmt: Nmt) -> None:
     assert found["set"] == "valid"
     assert found["search"]["beam"] == "1"
     assert found["search"]["alpha"] == "0.5"
-    assert found == json.loads((run / "evaluations" / "valid.step-20.beam1.json").read_text())
+    assert found == json.loads((run / "evaluations" / "valid.step-20.beam1.alpha=0.5.json").read_text())
 
 
 def test_a_folder_of_ones_own(run: Path, corpus: Path, tmp_path: Path, nmt: Nmt) -> None:
