@@ -25,6 +25,7 @@ from nmt.data.text import count_lines
 from nmt.decoding.torch_engine import pick_device
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import ConfigError, DataError, NmtError
+from nmt.training.lock import alone_in
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Reporter
 from nmt.training.session import Session, check
@@ -157,7 +158,8 @@ def auto(
     text = ranks.tell(text)
     recipe = parse_recipe(text, name="--preset auto", overrides=settings)
     if ranks.is_first:
-        _keep(text, session.folder / NAME)
+        with alone_in(session.folder):
+            _keep(text, session.folder / NAME)
         reporter.note(f"{session.folder / NAME}: the recipe that was chosen, with reasons")
     return recipe
 

@@ -6,6 +6,7 @@ The loop reports figures; where they are shown is decided by the :class:`Reporte
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -14,7 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Log", "Reporter", "SilentReporter", "StepReport", "ValidationReport", "read_log"]
+from nmt.errors import ConfigError
+
+__all__ = ["Log", "Reporter", "SilentReporter", "StepReport", "ValidationReport", "need_tensorboard", "read_log"]
 
 
 @dataclass(frozen=True)
@@ -169,19 +172,22 @@ class Log:
             self._events.close()
 
 
+def need_tensorboard() -> None:
+    """Raise ConfigError where TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "training.tensorboard = true needs TensorBoard: pip install 'nmt[tensorboard]', or set it to false"
+        )
+
+
 def _summary_writer(folder: Path, *, after: int | None = None) -> Any:
     """TensorBoard's writer; of steps ``after`` that one, what others have written is not shown.
 
     Raises ConfigError where TensorBoard is not installed.
     """
-    from nmt.errors import ConfigError
+    need_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
 
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            "training.tensorboard = true needs TensorBoard: pip install 'nmt[tensorboard]', or set it to false"
-        ) from error
     return SummaryWriter(str(folder), purge_step=None if after is None else after + 1)
 
 

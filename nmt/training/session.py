@@ -32,7 +32,7 @@ from nmt.training.allocator import keep_few_kernels
 from nmt.training.lock import alone_in
 from nmt.training.loop import Trainer, is_over
 from nmt.training.pace import new_pace
-from nmt.training.report import Log, Reporter
+from nmt.training.report import Log, Reporter, need_tensorboard
 from nmt.training.signals import StopRequest
 from nmt.training.state import TrainingState, new_state
 from nmt.training.validation import Validator
@@ -119,9 +119,11 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
 def check(recipe: Recipe, session: Session) -> None:
     """Find what would stop :func:`train` at once, and costs nothing to find.
 
-    Raises ConfigError for a recipe without training or validation corpus or a folder that holds a run already,
-    CheckpointError where there is no run to resume.
+    Raises ConfigError for a recipe without training or validation corpus, or one that wants TensorBoard where there is
+    none, and for a folder that holds a run already; CheckpointError where there is no run to resume.
     """
+    if recipe.training.tensorboard:
+        need_tensorboard()
     if not recipe.data.train or recipe.data.valid is None:
         what = "data.train" if not recipe.data.train else "data.valid"
         raise ConfigError(f"the recipe has no {what}; name corpora there, or a folder with --data")

@@ -11,8 +11,9 @@ import torch
 from nmt.config import DataConfig, Recipe, TextCorpus, TransformerEncoder, TsvCorpus, parse_recipe
 from nmt.data.corpus import with_folder
 from nmt.data.tokenizer import train_tokenizers
-from nmt.errors import ConfigError, DataError
+from nmt.errors import ConfigError, DataError, TrainingError
 from nmt.models import build
+from nmt.training.lock import alone_in
 from nmt.training.preset import SIZES, VOCABULARIES, Size, Survey, auto, choose, rate_of, survey, to_toml
 from nmt.training.report import SilentReporter
 from nmt.training.session import Session
@@ -180,6 +181,21 @@ def test_what_stops_a_training_stops_the_choice(corpus: Path, tmp_path: Path) ->
         auto(None, [], None, Session(tmp_path / "run"), SilentReporter())
     with pytest.raises(ConfigError, match="leave --preset out"):
         auto(None, [], corpus, Session(tmp_path / "run", resume=True), SilentReporter())
+
+
+def test_the_recipe_of_a_run_that_is_being_prepared_is_not_written_over(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    auto(None, ["data.source=en", "data.target=fr"], corpus, Session(folder, device="cpu"), SilentReporter())
+    before = (folder / "auto.toml").read_text()
+    with alone_in(folder), pytest.raises(TrainingError, match="another training is running in this folder"):
+        auto(
+            None,
+            ["data.source=en", "data.target=fr", "training.budget=60"],
+            corpus,
+            Session(folder, device="cpu"),
+            SilentReporter(),
+        )
+    assert (folder / "auto.toml").read_text() == before
 
 
 def test_all_sizes_differ() -> None:

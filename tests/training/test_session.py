@@ -711,6 +711,15 @@ def test_tensorboard_events_tell_what_the_log_tells(corpus: Path, tmp_path: Path
     assert [event.value for event in events.Scalars("valid/loss")] == pytest.approx(logged)
 
 
+def test_tensorboard_that_is_not_there_is_missed_before_anything_is_made(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"training.tensorboard = true needs TensorBoard: pip install 'nmt"):
+        train(recipe(corpus, "gru", "gru", "training.tensorboard=true"), session(tmp_path / "run"), Recorder())
+    assert not (tmp_path / "run").exists()
+
+
 def test_tensorboard_shows_no_step_twice(corpus: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
