@@ -332,8 +332,12 @@ class Run:
         Raises CheckpointError where there is none, where a file is missing or damaged, or where it was written by a
         newer version.
         """
+        if folder.is_file():
+            raise CheckpointError(f"{folder}: a file, not a run folder; text is named by an option, see --help")
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such run folder")
+        if (folder / "export.json").exists():
+            raise CheckpointError(f"{folder}: an export, which nmt translate alone takes: name the run that it is of")
         if not (folder / "run.json").exists():
             raise CheckpointError(f"{folder}: not a run folder: it has no run.json")
         written = read_json(folder / "run.json")

@@ -82,10 +82,17 @@ def test_a_loss_is_better_smaller_and_a_missing_score_is_the_worst() -> None:
     assert goodness("bleu", {"bleu": float("nan")}) == goodness("bleu", {}) == float("-inf")
 
 
+def as_a_file(run: Path) -> None:
+    shutil.rmtree(run)
+    run.write_text("text")
+
+
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
         (lambda run: shutil.rmtree(run), r"no such run folder"),
+        (lambda run: as_a_file(run), r"a file, not a run folder"),
+        (lambda run: (run / "export.json").touch(), r"an export, which nmt translate alone takes"),
         (lambda run: (run / "run.json").unlink(), r"not a run folder: it has no run.json"),
         (lambda run: (run / "run.json").write_text('{"format": 99, "nmt": "9.9"}'), r"format 99, written by nmt 9.9"),
         (lambda run: (run / "run.json").write_text("{"), r"run.json: damaged: not JSON"),

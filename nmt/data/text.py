@@ -319,6 +319,7 @@ class LineWriter:
             write()
         except OSError as error:
             if self._standard:
+                error.filename = "standard output"  # which is where it happened, and what is said of it
                 raise
             raise NmtError(f"{self._name}: cannot be written: {error.strerror or error}") from error
 

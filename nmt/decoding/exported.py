@@ -38,6 +38,7 @@ Kind = Literal["ctranslate2", "onnx"]
 """The engines, each also the name of the extra that it needs."""
 
 _MODULES: dict[Kind, str] = {"ctranslate2": "ctranslate2", "onnx": "onnxruntime"}
+_PACKAGES: dict[Kind, tuple[str, ...]] = {"ctranslate2": ("ctranslate2",), "onnx": ("onnx", "onnxruntime")}
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def need(kind: Kind, module: str = "") -> Any:
         return importlib.import_module(module or _MODULES[kind])
     except ImportError as error:
         raise NmtError(
-            f"{kind} exports need a library that is not installed ({error}): pip install 'nmt[{kind}]'"
+            f"{kind} exports need a library that is not installed ({error}): pip install {' '.join(_PACKAGES[kind])}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from nmt.config import DecodingConfig
 from nmt.data.batching import pad
 from nmt.data.tokenizer import Tokenizers
 from nmt.decoding.beam import beam_search
+from nmt.decoding.constraints import met
 from nmt.decoding.engine import check_nbest
 from nmt.decoding.ensemble import Ensemble
 from nmt.decoding.hypothesis import Hypothesis
@@ -107,7 +109,11 @@ class TorchEngine:
     def search(
         self, sources: Sequence[Source], config: DecodingConfig, *, nbest: int, attention: bool
     ) -> list[list[Hypothesis]]:
-        """Pad the sources to one batch and search, or sample, as ``config`` says."""
+        """Pad the sources to one batch and search, or sample, as ``config`` says.
+
+        Those that have phrases to use are searched for once more without: a beam that is shared out among phrases may
+        lose what a whole beam finds, phrases and all.
+        """
         tokenizer = self.tokenizers.target
         rows = [[*source.tokens, self.tokenizers.source.eos_id] for source in sources]
         tokens, mask = (tensor.to(self.device) for tensor in pad(rows, self.tokenizers.source.pad_id))
@@ -128,11 +134,30 @@ class TorchEngine:
                     return minimum_bayes_risk(model, tokens, mask, decode=tokenizer.decode, **how)
                 if config.sampling:
                     return sample(model, tokens, mask, **how)
-                return beam_search(model, tokens, mask, **how)
+                found = beam_search(model, tokens, mask, **how)
+                wishes = [row for row, source in enumerate(sources) if any(source.use)]
+                if wishes and config.groups == 1:
+                    again = torch.tensor(wishes, device=self.device)
+                    how["sources"] = [replace(sources[row], use=()) for row in wishes]
+                    others = beam_search(model, tokens[again], mask[again], **how)
+                    for row, one in zip(wishes, others, strict=True):
+                        found[row] = _best_of(sources[row], found[row], one, nbest)
+                return found
         except RuntimeError as error:
             if is_out_of_memory(error) and self.device.type == "cuda":
                 torch.cuda.empty_cache()
             raise
+
+
+def _best_of(source: Source, constrained: list[Hypothesis], free: list[Hypothesis], nbest: int) -> list[Hypothesis]:
+    """The best of a search for phrases, and of those of a free one that have them all; fewest missing come first."""
+
+    def missing(one: Hypothesis) -> int:
+        return met(one.tokens, source.use, source.continuing).count(False)
+
+    known = {one.tokens for one in constrained}
+    more = [one for one in free if one.tokens not in known and not missing(one)]
+    return sorted([*constrained, *more], key=lambda one: (missing(one), -one.score))[:nbest] if more else constrained
 
 
 def _packed(model: Seq2Seq | Ensemble, precision: Precision) -> Packed | Ensemble:

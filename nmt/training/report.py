@@ -175,9 +175,7 @@ class Log:
 def need_tensorboard() -> None:
     """Raise ConfigError where TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "training.tensorboard = true needs TensorBoard: pip install 'nmt[tensorboard]', or set it to false"
-        )
+        raise ConfigError("training.tensorboard = true needs TensorBoard: pip install tensorboard, or set it to false")
 
 
 def _summary_writer(folder: Path, *, after: int | None = None) -> Any:

@@ -292,9 +292,10 @@ def _check_positions(recipe: Recipe, model: Seq2Seq, longest_sides: tuple[int, i
 
 def _summary(run: Run, model: torch.nn.Module, dtype: torch.dtype, device: torch.device, ranks: Ranks) -> str:
     config = run.recipe.model
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters, threads = sum(parameter.numel() for parameter in model.parameters()), torch.get_num_threads()
     return (
         f"{run.folder}: {config.encoder.type} encoder, {config.decoder.type} decoder, "
         f"{parameters / 1e6:.1f} million parameters, {str(dtype).removeprefix('torch.')} products on {device}, "
-        f"{torch.get_num_threads()} threads" + (f" in each of {ranks.size} processes" if ranks.size > 1 else "")
+        f"{threads} thread{'s' if threads > 1 else ''}"
+        + (f" in each of {ranks.size} processes" if ranks.size > 1 else "")
     )

@@ -24,6 +24,7 @@ from nmt.decoding import lines as lines_module
 from nmt.decoding import torch_engine
 from nmt.decoding import translator as module
 from nmt.decoding.beam import beam_search
+from nmt.decoding.constraints import met
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lines import Counts, Lines, Part
 from nmt.decoding.request import Request, Source
@@ -466,3 +467,18 @@ def test_a_phrase_to_use_is_no_part_of_a_longer_word(model: Seq2Seq, tokenizer: 
         for one, unmet in zip(found.hypotheses, found.unmet, strict=True):
             is_there = re.search(rf"(?<!\S){re.escape(request.use[0])}(?![^\W_])", one.text)
             assert bool(is_there) == (not unmet), (request.use, one.text)
+
+
+def test_a_phrase_that_would_be_used_anyway_costs_nothing(model: Seq2Seq, tokenizer: Tokenizer) -> None:
+    """The beam that is shared out among phrases may lose it; what is found without them is among the answers."""
+    translator, compared = make(model, tokenizer, beam=2, max_extra=12), 0
+    for free in translator.translate(LINES, nbest=2):
+        for best in free.hypotheses:
+            words = best.text.split()
+            requests = [Request(free.source, use=tuple(words[:count])) for count in range(1, len(words))]
+            for request, found in zip(requests, translator.translate(requests), strict=True):
+                wanted = [tokenizer.encode(phrase) for phrase in request.use]
+                if all(met(best.tokens, wanted, tokenizer.continuing)):
+                    compared += 1
+                    assert (found.unmet[0], found.hypotheses[0].score >= best.score - 1e-6) == ((), True)
+    assert compared > 5
