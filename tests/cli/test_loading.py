@@ -13,10 +13,13 @@ from nmt_cli.loading import loading, process
 
 def test_in_a_process_of_ours_it_waits_and_goes_by_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "is_ours", True)
+    told: list[str] = []
+    monkeypatch.setattr("nmt.memory.keep_freed_memory", lambda: told.append("kept"))
     before = gc.get_freeze_count()
     try:
         with loading():
             assert not gc.isenabled()
+            assert told == ["kept"], "and memory stays with the process"
             made: list[object] = [[] for _ in range(1000)]
         assert gc.isenabled() and gc.get_freeze_count() >= before + len(made)
     finally:
@@ -25,6 +28,7 @@ def test_in_a_process_of_ours_it_waits_and_goes_by_what_was_loaded(monkeypatch: 
 
 def test_it_is_awake_again_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "is_ours", True)
+    monkeypatch.setattr("nmt.memory.keep_freed_memory", lambda: True)
     try:
         with pytest.raises(ValueError), loading():
             raise ValueError
@@ -35,6 +39,7 @@ def test_it_is_awake_again_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_elsewhere_nothing_is_done_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "is_ours", False)
+    monkeypatch.setattr("nmt.memory.keep_freed_memory", lambda: pytest.fail("memory is not ours to keep"))
     before = gc.get_freeze_count()
     with loading():
         assert gc.isenabled()
