@@ -7,6 +7,7 @@ is no regular file, a pipe or a device, is written as it is.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,15 +23,23 @@ from nmt_cli.streams import STANDARD
 if TYPE_CHECKING:
     from nmt.formats import Style
 
-__all__ = ["Begun", "Output", "look_back", "whole_output"]
+__all__ = ["PROBES", "Begun", "Output", "look_back", "whole_output"]
+
+
+PROBES = 4
+"""Lines of an interrupted output that are translated once more, to tell whether it is of this input."""
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What is there of an interrupted output: ``lines`` of the input are done, in ``kept`` lines of the output."""
+    """What is there of an interrupted output: ``lines`` of the input are done, in ``kept`` lines of the output.
+
+    ``last`` are the last few of these, where each is of one line of the input.
+    """
 
     lines: int = 0
     kept: int = 0
+    last: tuple[str, ...] = ()
 
 
 def look_back(path: Path, window: int, style: Style) -> Begun:
@@ -43,6 +52,8 @@ def look_back(path: Path, window: int, style: Style) -> Begun:
 
     done = kept = 0
     number = -1
+    recent: deque[bytes] = deque(maxlen=PROBES)
+    last: tuple[bytes, ...] = ()
     for count, line in enumerate(whole_lines(_begun(path))):
         where = f"{path}:{count + 1}"
         told = number_of(line, style, where)
@@ -52,10 +63,13 @@ def look_back(path: Path, window: int, style: Style) -> Begun:
             raise DataError(f"{where}: has the number {told}, where {number + 1} comes next: is it one output?")
         number += 1
         if number % window == 0:
-            done, kept = number, count
+            done, kept, last = number, count, tuple(recent)
+        recent.append(line)
     if number >= 0 and not style.is_list and (number + 1) % window == 0:
         done = kept = number + 1
-    return Begun(done, kept)
+        last = tuple(recent)
+    lines = () if style.is_list else tuple(line[:-1].decode("utf-8", "replace") for line in last)
+    return Begun(done, kept, lines)
 
 
 def _part(path: Path) -> Path:

@@ -9,24 +9,32 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
 from nmt.errors import DataError, Interrupted
+from nmt_cli.continuing import PROBES
 from nmt_cli.streams import STANDARD, greet, input_lines
 
 __all__ = ["WholeLines", "input_windows", "obeying_the_first"]
 
 
 def input_windows(
-    path: Path, size: int, *, on_bad_bytes: Literal["error", "replace"] = "error", skip: int = 0
+    path: Path,
+    size: int,
+    *,
+    on_bad_bytes: Literal["error", "replace"] = "error",
+    skip: int = 0,
+    skipped: Callable[[list[str]], object] | None = None,
 ) -> Iterator[list[str]]:
     """The lines of a file or of stdin, at most ``size`` at a time: as many as are there, without waiting for more.
 
-    The first ``skip`` lines are read and left out; where there are not so many it is a DataError.
+    The first ``skip`` lines are read and left out; where there are not so many it is a DataError. ``skipped`` is called
+    with the last few of them, and may raise what it likes.
 
     Out of a pipe or a terminal comes what has arrived, so that somebody who waits for the answer to one line before
     writing the next gets it. A file always comes in windows of ``size``. Raises what
@@ -38,10 +46,14 @@ def input_windows(
         lines, pipe = _arriving_lines(on_bad_bytes)
     window: list[str] = []
     taken = 0
+    passed: deque[str] = deque(maxlen=PROBES)
     try:
         for line in lines:
             taken += 1
             if taken <= skip:
+                passed.append(line)
+                if taken == skip and skipped is not None:
+                    skipped(list(passed))
                 continue
             window.append(line)
             if len(window) == size or (pipe is not None and pipe.ends <= taken and pipe.is_idle()):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # links need numpy, and few ask for links
     from nmt.alignment.aligner import Units
     from nmt.alignment.links import Links
 
-__all__ = ["Align", "Format", "Record", "Style", "number_of", "read", "render"]
+__all__ = ["Align", "Format", "Record", "Style", "is_of", "number_of", "read", "render"]
 
 Format = Literal["text", "tsv", "jsonl", "moses"]
 
@@ -303,6 +303,18 @@ def _object(found: _Found, style: Style) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------------------------- looking back
+
+
+def is_of(line: str, text: str, style: Style) -> bool:
+    """Whether a line that was written in this style, one a line, has ``text`` as its translation."""
+    if style.format == "jsonl":
+        try:
+            return bool(json.loads(line)["translation"] == text)
+        except (ValueError, KeyError, TypeError):
+            return False
+    if style.format == "tsv":
+        text = text.replace("\t", " ")
+    return line == text or line.startswith((text + SEPARATOR, text + "\t"))
 
 
 def number_of(line: bytes, style: Style, where: str) -> int | None:

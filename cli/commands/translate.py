@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -83,7 +84,7 @@ def translate(
         from nmt.decoding.sharing import Sharing
         from nmt.decoding.translator import Translator
         from nmt.distributed import joined
-        from nmt.formats import Style, read, render
+        from nmt.formats import Style, is_of, read, render
 
     if align is None and align_units is not None:
         raise ConfigError("--align-units says what --align links: give that too, such as --align hard")
@@ -118,7 +119,23 @@ def translate(
                 return
             size = 1 if line_buffered else translator.window * ranks.size
             begun = Begun() if continue_from is None else look_back(continue_from, size, style)
-            windows = input_windows(input, size, on_bad_bytes=on_bad_bytes, skip=begun.lines)
+
+            def check(lines: list[str]) -> None:
+                """That the interrupted output is of these lines, as far as can be told."""
+                requests = [read(line, style, name).request for line in lines]
+                counts = replace(translator.counts)
+                found = translator.translate_window(requests, nbest=1, attention=False, words=False, first=1)
+                translator.counts = counts
+                pairs = [pair for pair in zip(begun.last, found, strict=False) if pair[1].hypotheses]
+                if pairs and not any(is_of(line, one.text, style) for line, one in pairs):
+                    raise DataError(
+                        f"{continue_from}: its last lines are no translations of what stands there in {name}: is it of "
+                        f"another text, model or search? Leave out --continue-from to begin anew"
+                    )
+
+            windows = input_windows(
+                input, size, on_bad_bytes=on_bad_bytes, skip=begun.lines, skipped=check if begun.last else None
+            )
             if style.format == "jsonl" or style.constraints:
                 windows = _checked(windows, lambda line, number: read(line, style, f"{name}:{number}"), begun.lines)
             kept = None if continue_from is None else begun.kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import resource
 import signal
@@ -17,7 +18,7 @@ import pytest
 from nmt.data.text import LineWriter, read_lines
 from nmt.errors import ConfigError, DataError, NmtError
 from nmt.formats import Style
-from nmt_cli.continuing import Begun, look_back, whole_output
+from nmt_cli.continuing import PROBES, Begun, look_back, whole_output
 from nmt_cli.main import main
 from nmt_cli.streams import STANDARD
 from tests.cli.random_run import random_run
@@ -201,13 +202,17 @@ TEXT, MOSES, LISTS = Style(), Style("moses", nbest=2), Style("tsv", nbest=2)
 )
 def test_only_whole_windows_count(tmp_path: Path, content: str, style: Style, expected: Begun) -> None:
     (tmp_path / "out").write_text(content)
-    assert look_back(tmp_path / "out", 4, style) == expected
+    found = look_back(tmp_path / "out", 4, style)
+    assert (found.lines, found.kept) == (expected.lines, expected.kept)
+    lines = content.split("\n")[: found.kept][-PROBES:]
+    assert found.last == (() if style.is_list else tuple(lines))
 
 
 def test_the_unfinished_file_goes_before_the_name(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a\n" * 8)
     (tmp_path / "out.part").write_text("a\n" * 4)
-    assert look_back(tmp_path / "out", 4, TEXT) == Begun(4, 4)
+    found = look_back(tmp_path / "out", 4, TEXT)
+    assert (found.lines, found.kept) == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -372,6 +377,29 @@ def test_mistakes_are_one_line(
     assert (told.out, told.err.count(b"\n")) == (b"", 1)
     assert (tmp_path / "long").read_text() == "x\n" * 200
     assert not (tmp_path / "long.part").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--scores"], ["--format", "tsv", "--scores"], ["--format", "jsonl"]])
+def test_what_is_of_another_text_is_not_gone_on_with(
+    run: Path, source: str, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    is_json = "jsonl" in flags
+    texts = Path(source).read_text().splitlines(), [f"{' '.join(reversed(WORDS))} {row} birds" for row in range(40)]
+    for name, lines in zip(("own", "other"), texts, strict=True):
+        wrapped = [json.dumps({"source": line}) if is_json else line for line in lines]
+        Path(name).write_text("".join(f"{line}\n" for line in wrapped))
+    command = ["translate", str(run), *flags]
+    assert main([*command, "-i", "own", "-o", "out"]) == 0
+    whole = Path("out").read_bytes()
+    Path("out").write_bytes(b"".join(whole.splitlines(keepends=True)[:35]))
+    begun = Path("out").read_bytes()
+    assert main([*command, "-i", "other", "--continue-from", "out"]) == 3
+    told = capfdbinary.readouterr().err.decode()
+    assert "out: its last lines are no translations of what stands there in other: is it of another text" in told
+    assert (sorted(os.listdir()), Path("out").read_bytes()) == (["in", "other", "out", "own"], begun)
+    assert main([*command, "-i", "own", "--continue-from", "out"]) == 0
+    assert Path("out").read_bytes() == whole
 
 
 def test_a_cut_archive_keeps_its_whole_lines(tmp_path: Path) -> None:
