@@ -23,7 +23,7 @@ from nmt_cli.streams import STANDARD
 if TYPE_CHECKING:
     from nmt.formats import Style
 
-__all__ = ["PROBES", "Begun", "Output", "look_back", "whole_output"]
+__all__ = ["PROBES", "Begun", "Output", "look_back", "refuse_inputs", "whole_output"]
 
 
 PROBES = 4
@@ -115,6 +115,13 @@ class Output:
             self._writer.close()
 
 
+def refuse_inputs(places: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raise ConfigError where what is to be written is one of ``inputs``, by whatever name."""
+    for place in places:
+        if place.is_file() and any(one.exists() and one.samefile(place) for one in inputs if one != STANDARD):
+            raise ConfigError(f"{place}: is read and written at once: name another file for the output")
+
+
 @contextmanager
 def whole_output(
     path: Path, *, inputs: Sequence[Path] = (), kept: int | None = None, resumable: bool = True
@@ -127,9 +134,7 @@ def whole_output(
     ``inputs``, NmtError where it cannot be written.
     """
     part = _part(path)
-    for place in (path, part):
-        if place.is_file() and any(one.exists() and one.samefile(place) for one in inputs if one != STANDARD):
-            raise ConfigError(f"{place}: is read and written at once: name another file for the output")
+    refuse_inputs((path, part), inputs)
     output = Output(lambda: LineWriter.open(part, name=path) if kept is None else _reopen(path, part, kept))
     if kept is None:
         output.ready()

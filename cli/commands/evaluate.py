@@ -12,6 +12,7 @@ import typer
 from nmt.errors import ConfigError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Tokenization
 from nmt_cli import console
+from nmt_cli.continuing import refuse_inputs
 from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.searching import by_hand, with_search_flags
@@ -163,6 +164,4 @@ def _check(
     if output == STANDARD:
         raise ConfigError("--output names a file: standard output is for the scores")
     if output is not None:
-        for place in (output, output.with_name(f"{output.name}.json")):
-            if place.is_file() and any(one.exists() and one.samefile(place) for one in inputs if one != STANDARD):
-                raise ConfigError(f"{place}: is read and written at once: name another file for the output")
+        refuse_inputs((output, output.with_name(f"{output.name}.json")), inputs)
