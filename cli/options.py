@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nmt.errors import ConfigError
+
 if TYPE_CHECKING:
     from nmt.config import Recipe
 
-__all__ = ["Checkpoint", "DataFolder", "Device", "Settings", "StoreFolder", "Threads", "read_recipe", "use_threads"]
+__all__ = [
+    "Checkpoint",
+    "DataFolder",
+    "Device",
+    "Settings",
+    "StoreFolder",
+    "Threads",
+    "check_force",
+    "read_recipe",
+    "use_threads",
+]
 
 Settings = Annotated[
     list[str] | None,
@@ -46,3 +58,9 @@ def use_threads(number: int) -> None:
 
     if number:
         torch.set_num_threads(number)
+
+
+def check_force(force: bool, resume: bool) -> None:
+    """Raise ConfigError for --force without --resume, which would have no say."""
+    if force and not resume:
+        raise ConfigError("--force is about resuming: give --resume too, or leave it out")

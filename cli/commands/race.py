@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from nmt.errors import ConfigError
 from nmt_cli import console
-from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, read_recipe, use_threads
+from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, check_force, read_recipe, use_threads
 
 
 def race(
@@ -35,8 +34,7 @@ def race(
     """
     from nmt.race import draw_race, names_of, race, table
 
-    if force and not resume:
-        raise ConfigError("--force is about resuming: give --resume too, or leave it out")
+    check_force(force, resume)
     settings = [*(set_ or ()), f"training.budget={budget}"]
     parsed = {name: read_recipe(path, settings, data) for name, path in zip(names_of(recipes), recipes, strict=True)}
 

@@ -11,7 +11,7 @@ import typer
 
 from nmt.errors import CheckpointError, ConfigError
 from nmt_cli import console
-from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, read_recipe, use_threads
+from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, check_force, read_recipe, use_threads
 
 __all__ = ["train"]
 
@@ -53,8 +53,7 @@ def train(
     """Train a translation model; the run folder is all that translating needs."""
     began = time.monotonic()
 
-    if force and not resume:
-        raise ConfigError("--force is about resuming: give --resume too, or leave it out")
+    check_force(force, resume)
     if budget is not None and not budget.strip(" 0.smh"):
         raise ConfigError(f"--budget {budget}: give a time such as 30m or 2h, or leave it out to train for max_steps")
     settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]

@@ -215,7 +215,7 @@ def _as_fbgemm() -> Iterator[None]:
 
 
 def _plain(weight: Tensor, bias: Tensor | None) -> Product:
-    # For a few rows the product is made by a third quicker where the numbers that one of x's meets stand together.
+    # With a few rows it takes a fifth to two fifths less where the numbers that one of x's meets stand together.
     transposed = weight.t().contiguous() if weight.device.type == "cpu" else weight.t()
     return (lambda x: torch.mm(x, transposed)) if bias is None else (lambda x: torch.addmm(bias, x, transposed))
 

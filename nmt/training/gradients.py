@@ -77,10 +77,10 @@ class Gradients:
                 if not is_out_of_memory(error):
                     raise
                 if self._meeting and self._tried is not None:  # the others wait for what can no longer be made
-                    half = self._tried.padded_tokens // 2
+                    size = self._tried.padded_tokens
                     raise TrainingError(
-                        f"out of memory in the backward pass in which all processes meet, over {2 * half} tokens: go "
-                        f"on from the last checkpoint with --resume --force --set training.batch_tokens={half}"
+                        f"out of memory in the backward pass in which all processes meet, over {size} tokens: go "
+                        f"on from the last checkpoint with --resume --force --set training.batch_tokens={size // 2}"
                     ) from error
             self._learn()
             batches = self.fitted(batches)

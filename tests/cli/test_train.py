@@ -285,3 +285,18 @@ def test_of_several_processes_the_first_alone_tells() -> None:
     assert left.value.exit_code == 143
     with pytest.raises(Interrupted), reporting(first):
         raise Interrupted("stopped", signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "x.toml", "--force"], "--force is about resuming: give --resume too"),
+        (["race", "x.toml", "--budget", "1m", "--force"], "--force is about resuming: give --resume too"),
+        (["train", "x.toml", "--budget", "0m"], "--budget 0m: give a time such as 30m or 2h"),
+    ],
+)
+def test_options_that_would_have_no_say(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the recipe is looked for, which is not there."""
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert words in told and told.count("\n") == 1

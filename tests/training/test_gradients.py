@@ -130,7 +130,7 @@ def test_memory_that_runs_out_where_processes_meet_ends_the_run_with_what_to_do(
         "ranks",
         SimpleNamespace(size=2, total=lambda *values: values, local_gradients=lambda _: contextlib.nullcontext()),
     )
-    words = "over 20 tokens: go on from the last checkpoint with --resume --force --set training.batch_tokens=10"
+    words = "over 21 tokens: go on from the last checkpoint with --resume --force --set training.batch_tokens=10"
     with pytest.raises(TrainingError, match=words):
         gradients.backward([batch(0, 1, 3)])
 
