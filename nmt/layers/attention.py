@@ -84,9 +84,7 @@ class AdditiveScore(Score):
     def forward(
         self, query: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S K"], products: Products = PLAIN
     ) -> Float[Tensor, "B T S"]:
-        hidden = torch.tanh(products.linear(self.query, query).unsqueeze(2) + keys.unsqueeze(1))
-        energy: Tensor = self.energy(hidden)
-        return energy.squeeze(-1)
+        return products.additive(products.linear(self.query, query), keys, self.energy)
 
 
 class DotScore(Score):

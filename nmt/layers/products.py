@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nmt.layers.additive import Pairs, powers
+
 __all__ = ["PLAIN", "LoopProducts", "Products"]
 
 
@@ -33,6 +35,13 @@ class Products:
         """The sums of the values of a sentence by each row of weights."""
         return torch.matmul(weights.to(values.dtype), values)
 
+    def additive(
+        self, queries: Float[Tensor, "B T K"], keys: Float[Tensor, "B S K"], energy: nn.Linear
+    ) -> Float[Tensor, "B T S"]:
+        """v . tanh(q + k) of every query and every key of a sentence, v being the weight of ``energy``."""
+        scores: Tensor = energy(torch.tanh(queries.unsqueeze(2) + keys.unsqueeze(1)))
+        return scores.squeeze(-1)
+
 
 #: Outside of loops.
 PLAIN = Products()
@@ -46,6 +55,7 @@ class LoopProducts(Products):
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, bool], _Factor] = {}
+        self._pairs: dict[int, Pairs | None] = {}
 
     def linear(self, layer: nn.Linear, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
         product = self._of(layer.weight, layer.bias, transposed=True)(x.flatten(0, -2))
@@ -56,6 +66,15 @@ class LoopProducts(Products):
 
     def weigh(self, weights: Float[Tensor, "B T S"], values: Float[Tensor, "B S H"]) -> Float[Tensor, "B T H"]:
         return self._of(values, transposed=False)(weights)
+
+    def additive(
+        self, queries: Float[Tensor, "B T K"], keys: Float[Tensor, "B S K"], energy: nn.Linear
+    ) -> Float[Tensor, "B T S"]:
+        if id(keys) not in self._pairs:
+            made = powers(keys.detach())
+            self._pairs[id(keys)] = None if made is None else Pairs(keys, made, energy.weight)
+        pairs = self._pairs[id(keys)]
+        return super().additive(queries, keys, energy) if pairs is None else pairs.scores(queries)
 
     def _of(self, matrix: Tensor, bias: Tensor | None = None, *, transposed: bool) -> _Factor:
         known = self._known.get((id(matrix), transposed))

@@ -3,18 +3,20 @@
 - The hypotheses of a sentence share its annotations: they are several queries of one attention.
 - Products of one input are one product, and so are two products that are added up.
 - What the first layer and the readout make of a token's embedding depends on the token alone, and is kept.
+- Of the keys of additive attention their powers are kept: :mod:`nmt.layers.additive`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nmt.layers.additive import powers, reciprocals
 from nmt.layers.attention import AdditiveScore, Score, attend
 from nmt.layers.embedding import TokenEmbedding
 from nmt.layers.packing import Precision, Product, pack, pack_layers
@@ -36,14 +38,19 @@ TABLE = 2**25
 
 @dataclass(frozen=True)
 class PackedRecurrentMemory:
-    """A :class:`~nmt.models.recurrent.RecurrentMemory` of sentences that hypotheses share."""
+    """A :class:`~nmt.models.recurrent.RecurrentMemory` of sentences that hypotheses share.
+
+    ``has_powers`` says that it holds e^2k in place of the keys k.
+    """
 
     sharing: Sharing
     sentences: RecurrentMemory
+    has_powers: bool = False
 
     def select(self, rows: Int[Tensor, " R"]) -> PackedRecurrentMemory:
         sharing, chosen = self.sharing.select(rows)
-        return PackedRecurrentMemory(sharing, self.sentences if chosen is None else self.sentences.select(chosen))
+        sentences = self.sentences if chosen is None else self.sentences.select(chosen)
+        return replace(self, sharing=sharing, sentences=sentences)
 
 
 class _OfTokens:
@@ -79,7 +86,15 @@ class _Attention:
 
     def __init__(self, score: Score) -> None:
         self.score = score
-        self.energy = score.energy.weight[0] if isinstance(score, AdditiveScore) else None
+        self.energy = score.energy.weight[0].detach() if isinstance(score, AdditiveScore) else None
+
+    def remember(self, sentences: RecurrentMemory) -> PackedRecurrentMemory:
+        """The memory of a batch of sentences, each of which has one row yet."""
+        sharing = Sharing(len(sentences.states))
+        made = None if self.energy is None else powers(sentences.keys)
+        if made is None:
+            return PackedRecurrentMemory(sharing, sentences)
+        return PackedRecurrentMemory(sharing, replace(sentences, keys=made), has_powers=True)
 
     def __call__(
         self, queries: Float[Tensor, "R Q"], memory: PackedRecurrentMemory
@@ -88,6 +103,9 @@ class _Attention:
         several = queries.view(memory.sharing.count, memory.sharing.places, -1)
         if self.energy is None:
             scores = self.score(several, sentences.keys)
+        elif memory.has_powers:
+            # The sum of v_h is the same for all keys: softmax does not see it.
+            scores = reciprocals(several, sentences.keys) @ (-2 * self.energy)
         else:
             scores = (several.unsqueeze(2) + sentences.keys.unsqueeze(1)).tanh_() @ self.energy
         context, weights = attend(scores, sentences.states, sentences.mask.unsqueeze(1))
@@ -123,7 +141,7 @@ class PackedBahdanauDecoder:
         self.of_hidden = pack(of_hidden, None, precision)
 
     def remember(self, encoding: Encoding) -> PackedRecurrentMemory:
-        return PackedRecurrentMemory(Sharing(len(encoding.states)), self.decoder.remember(encoding))
+        return self.attention.remember(self.decoder.remember(encoding))
 
     def start(self, memory: PackedRecurrentMemory) -> GruState:
         return self.decoder.start(memory.sentences).select(_rows(memory))
@@ -166,7 +184,7 @@ class PackedLuongDecoder:
         self.attentional = pack_layers([decoder.attentional], precision)
 
     def remember(self, encoding: Encoding) -> PackedRecurrentMemory:
-        return PackedRecurrentMemory(Sharing(len(encoding.states)), self.decoder.remember(encoding))
+        return self.attention.remember(self.decoder.remember(encoding))
 
     def start(self, memory: PackedRecurrentMemory) -> LstmState:
         return self.decoder.start(memory.sentences).select(_rows(memory))

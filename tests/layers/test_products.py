@@ -20,7 +20,8 @@ def looped(products: Products, parts: dict[str, Tensor], layers: dict[str, nn.Li
     total = state.new_zeros(())
     for _ in range(steps):
         query = products.linear(layers["query"], state.unsqueeze(1))
-        weights = products.dot(query, parts["keys"]).softmax(dim=-1)
+        scores = products.dot(query, parts["keys"]) + products.additive(query, parts["keys"], layers["energy"])
+        weights = scores.softmax(dim=-1)
         context = products.weigh(weights, parts["values"]).squeeze(1)
         context = context + products.weigh(weights, parts["keys"]).squeeze(1)  # keys may be values too
         state = torch.tanh(products.linear(layers["state"], torch.cat([state, context], dim=-1)))
@@ -33,7 +34,11 @@ def both(dtype: torch.dtype = torch.float64) -> tuple[dict[str, Tensor], dict[st
     torch.manual_seed(5)
     shapes = {"start": (B, H), "keys": (B, S, H), "values": (B, S, H)}
     parts = {name: torch.randn(shape, dtype=dtype).requires_grad_() for name, shape in shapes.items()}
-    layers = {"query": nn.Linear(H, H, bias=False, dtype=dtype), "state": nn.Linear(2 * H, H, dtype=dtype)}
+    layers = {
+        "query": nn.Linear(H, H, bias=False, dtype=dtype),
+        "state": nn.Linear(2 * H, H, dtype=dtype),
+        "energy": nn.Linear(H, 1, bias=False, dtype=dtype),
+    }
     return parts, layers
 
 
@@ -54,7 +59,7 @@ def test_products_are_narrow_under_autocast_and_gradients_wide() -> None:
         narrow = gradients(LoopProducts(), torch.float32)
         layer = nn.Linear(H, H)
         assert LoopProducts().linear(layer, torch.randn(B, H)).dtype == torch.bfloat16
-    assert [one.dtype for one in narrow[1]] == [torch.float32] * 6
+    assert [one.dtype for one in narrow[1]] == [torch.float32] * 7
     for found, wanted in zip(narrow[1], exact[1], strict=True):
         assert float((found - wanted).norm()) < 0.03 * float(wanted.norm())
 

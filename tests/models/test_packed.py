@@ -124,6 +124,26 @@ def test_a_sentence_alone(name: str, precision: Precision, monkeypatch: pytest.M
         torch.testing.assert_close(one, many, rtol=near, atol=near)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1000, 1), (1, 12), (1000, 12), (1, 1000), (1000, 1000)])
+def test_additive_attention_of_any_size(queries: float, keys: float, dtype: torch.dtype) -> None:
+    """Where a hyperbolic tangent is at its ends, and where powers would leave the numbers that there are."""
+    model, batch = new_model("gru-gru", dtype=dtype), new_batch()
+    decoder: Any = model.decoder
+    score = decoder.score
+    score.query.weight.mul_(queries / score.query.weight.abs().max())
+    score.key.weight.mul_(keys / model.remember(batch.source, batch.source_mask).keys.abs().max() * 1.5)
+    memory, quick = model.remember(batch.source, batch.source_mask), packed(model)
+    laid_out: Any = quick.remember(batch.source, batch.source_mask)
+    assert laid_out.has_powers == (keys < 1000)
+    state, other = model.start(memory), quick.start(laid_out)
+    for tokens in batch.target_in.unbind(1):
+        expected, step = model.step(tokens, state, memory), quick.step(tokens, other, laid_out)
+        near = 1e-9 if dtype == torch.float64 else 1e-4
+        torch.testing.assert_close(step.attention, expected.attention, rtol=near, atol=near)
+        state, other = expected.state, step.state
+
+
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("name", ["gru-gru", "lstm-lstm"])
 def test_what_was_written_before_changes_no_bit(name: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
