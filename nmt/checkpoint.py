@@ -53,6 +53,7 @@ __all__ = [
     "read_tensors",
     "recover",
     "remove_folder",
+    "step_folders",
     "tensor_bytes",
     "write_folder",
 ]
@@ -208,11 +209,16 @@ def _replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _listed(folder: Path) -> dict[str, Any]:
-    """What the manifest of a whole folder says; nothing where the folder is not whole."""
+    """What a manifest says of the files that lie in a whole folder; nothing where the folder is not whole.
+
+    Of a file whose replacing was cut short its own manifest names two versions: what counts is what lies there.
+    """
     try:
         check_folder(folder)
-        return read_json(folder / MANIFEST)
-    except CheckpointError:
+        names = read_json(folder / MANIFEST)
+        listed: dict[str, Any] = json.loads(_manifest({name: (folder / name).read_bytes() for name in names}))
+        return listed
+    except (CheckpointError, OSError):
         return {}
 
 
@@ -433,9 +439,23 @@ class Run:
 
     def lacks_average(self) -> bool:
         """Whether the recipe asks for an average of the best that has not been made yet."""
-        steps = [one for one in self.checkpoints() if one.step]
+        steps = [one for one in self.checkpoints() if one.step and one.scores]
         wanted = self.recipe.training.average > 1 and len(steps) > 1
         return wanted and not (self.folder / "models" / "average").exists()
+
+    def forget_scores(self) -> None:
+        """Take all models for what was not validated: their scores are not comparable with those that will come.
+
+        Raises CheckpointError where they cannot be written.
+        """
+        for one in self.checkpoints():
+            if one.scores:
+                try:
+                    files = {name: (one.folder / name).read_bytes() for name in ("weights.safetensors", "scores.json")}
+                except OSError as error:
+                    raise CheckpointError(f"{one.folder}: cannot be read: {error.strerror}") from error
+                files["scores.json"] = json_bytes({**read_json(one.folder / "scores.json"), "scores": {}})
+                write_folder(one.folder, files)
 
     def keep_best(self, count: int) -> None:
         """Remove all ``models/step-N`` but the ``count`` best."""
@@ -479,11 +499,16 @@ def load_weights(model: Seq2Seq, tensors: Mapping[str, Tensor], where: str) -> N
             parameter.copy_(tensors[name])
 
 
+def step_folders(parent: Path) -> list[Path]:
+    """The ``step-N`` folders in ``parent``, the newest first."""
+    folders = [path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
 def latest_folder(parent: Path, check: Callable[[Path], None] = check_folder) -> tuple[Path | None, list[str]]:
     """The newest whole ``step-N`` folder in ``parent``, and a sentence for every newer one that is damaged."""
-    folders = [path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdigit()]
     complaints = []
-    for folder in sorted(folders, key=lambda path: int(path.name.removeprefix("step-")), reverse=True):
+    for folder in step_folders(parent):
         try:
             check(folder)
         except CheckpointError as error:

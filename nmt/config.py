@@ -356,9 +356,15 @@ class TransformerDecoder(_Transformer):
         return self
 
 
-def _by_name(value: Any) -> Any:
-    """``encoder = "gru"`` is short for ``encoder = { type = "gru" }``."""
-    return {"type": value} if isinstance(value, str) else value
+def _by_name(default: str) -> BeforeValidator:
+    """``encoder = "gru"`` is short for ``encoder = { type = "gru" }``; without a type it is of the ``default`` one."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, str):
+            return {"type": value}
+        return {"type": default, **value} if isinstance(value, Mapping) else value
+
+    return BeforeValidator(named)
 
 
 AnyEncoder = GruEncoder | LstmEncoder | TransformerEncoder
@@ -372,10 +378,10 @@ class ModelConfig(Frozen):
     embedding as well (a joint tokenizer is needed). ``embedding`` is E.
     """
 
-    encoder: Annotated[Annotated[AnyEncoder, Field(discriminator="type")], BeforeValidator(_by_name)] = Field(
+    encoder: Annotated[Annotated[AnyEncoder, Field(discriminator="type")], _by_name("transformer")] = Field(
         default_factory=lambda: TransformerEncoder(type="transformer")
     )
-    decoder: Annotated[Annotated[AnyDecoder, Field(discriminator="type")], BeforeValidator(_by_name)] = Field(
+    decoder: Annotated[Annotated[AnyDecoder, Field(discriminator="type")], _by_name("transformer")] = Field(
         default_factory=lambda: TransformerDecoder(type="transformer")
     )
     embedding: int = Field(default=512, ge=1)
@@ -514,7 +520,7 @@ class TrainingConfig(Frozen):
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     epsilon: float = Field(default=1e-9, gt=0.0)
     weight_decay: float = Field(default=0.0, ge=0.0)
-    schedule: Annotated[Annotated[AnySchedule, Field(discriminator="type")], BeforeValidator(_by_name)] = Field(
+    schedule: Annotated[Annotated[AnySchedule, Field(discriminator="type")], _by_name("inverse-sqrt")] = Field(
         default_factory=lambda: InverseSqrtSchedule(type="inverse-sqrt")
     )
     label_smoothing: Probability = 0.1
@@ -613,7 +619,7 @@ class DecodingConfig(Frozen):
         if self.mbr == "none":
             idle["mbr_samples"] = "without mbr"
         else:
-            idle |= {"length_penalty": "with mbr", "alpha": "with mbr"}
+            idle |= dict.fromkeys(("length_penalty", "alpha", "sampling"), "with mbr")
         if self.length_penalty == "none":
             idle["alpha"] = "without a length_penalty"
         if self.groups == 1 and not self.draws:

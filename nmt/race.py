@@ -14,6 +14,7 @@ from itertools import cycle
 from pathlib import Path
 
 from nmt.alignment.plot import FAINT, INK, check_picture_path, save_figure
+from nmt.checkpoint import has_checkpoint
 from nmt.config import Recipe
 from nmt.data.ahead import prepare_ahead
 from nmt.distributed import ALONE, Ranks
@@ -123,7 +124,7 @@ class _Lane:
 def _lane(name: str, recipe: Recipe, turn: int, session: Session) -> _Lane:
     training = recipe.training.model_copy(update={"seed": recipe.training.seed + turn})
     folder = session.folder / name / f"seed-{training.seed}"
-    begun = session.resume and any((folder / "resume").glob("step-*"))
+    begun = session.resume and has_checkpoint(folder)
     return _Lane(name, recipe.model_copy(update={"training": training}), replace(session, folder=folder, resume=begun))
 
 

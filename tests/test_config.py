@@ -34,6 +34,12 @@ def message(text: str, *overrides: str) -> str:
     return str(caught.value)
 
 
+def test_a_part_without_a_type_is_of_the_default_one() -> None:
+    told = parse_recipe("", overrides=["training.schedule.warmup_steps=8000", "model.encoder.layers=2"])
+    assert (told.training.schedule.type, told.training.schedule.warmup_steps) == ("inverse-sqrt", 8000)
+    assert (told.model.encoder.type, told.model.encoder.layers) == ("transformer", 2)
+
+
 def test_an_empty_recipe_is_the_defaults() -> None:
     assert parse_recipe("") == Recipe()
 

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from nmt.config import AnyCorpus, DataConfig, DatasetsCorpus, JsonlCorpus, TextCorpus, TsvCorpus
-from nmt.data.text import COMPRESSIONS, count_lines, decode_block, read_blocks, read_lines
+from nmt.data.text import COMPRESSIONS, OnBadBytes, check_file, count_lines, decode_block, read_blocks, read_lines
 from nmt.errors import ConfigError, DataError
 
 __all__ = [
     "Chunk",
     "Pair",
     "PairStream",
+    "check_files",
     "describe",
     "digest_corpus",
+    "files_of",
     "read_chunks",
     "read_eval_pairs",
     "read_pairs",
@@ -43,31 +45,32 @@ class Pair:
     target: str
 
 
-def read_pairs(corpus: AnyCorpus) -> Iterator[Pair]:
+def read_pairs(corpus: AnyCorpus, *, on_bad_bytes: OnBadBytes = "error") -> Iterator[Pair]:
     """All pairs of a corpus in order, blank sides included.
 
+    ``on_bad_bytes`` is :func:`~nmt.data.text.read_lines`', for files that are read by lines.
     Raises DataError, with file and line, for text that breaks the contract: unequal line counts (both numbers are
     named, before the first pair), bytes that are not UTF-8, a column or field that is not there.
     """
     match corpus:
         case TextCorpus():
-            return _read_text(corpus)
+            return _read_text(corpus, on_bad_bytes)
         case TsvCorpus():
-            return _read_tsv(corpus)
+            return _read_tsv(corpus, on_bad_bytes)
         case JsonlCorpus():
-            return _read_jsonl(corpus)
+            return _read_jsonl(corpus, on_bad_bytes)
         case DatasetsCorpus():
             return _read_datasets(corpus)
         case _:
             assert_never(corpus)
 
 
-def read_eval_pairs(corpus: AnyCorpus) -> list[Pair]:
+def read_eval_pairs(corpus: AnyCorpus, *, on_bad_bytes: OnBadBytes = "error") -> list[Pair]:
     """All pairs of a validation or test set: never filtered, blank lines kept, so that line n is line n.
 
     Raises DataError as :func:`read_pairs` does, and for a set without any pair.
     """
-    pairs = list(read_pairs(corpus))
+    pairs = list(read_pairs(corpus, on_bad_bytes=on_bad_bytes))
     if not pairs:
         raise DataError(f"{describe(corpus)}: there are no sentence pairs in it")
     return pairs
@@ -128,6 +131,25 @@ def describe(corpus: AnyCorpus) -> str:
             assert_never(corpus)
 
 
+def files_of(corpus: AnyCorpus) -> tuple[Path, ...]:
+    """The text files that a corpus is read from by lines; none of what ``datasets`` loads."""
+    match corpus:
+        case TextCorpus():
+            return corpus.source, corpus.target
+        case TsvCorpus() | JsonlCorpus():
+            return (corpus.path,)
+        case DatasetsCorpus():
+            return ()
+        case _:
+            assert_never(corpus)
+
+
+def check_files(corpus: AnyCorpus) -> None:
+    """Raise DataError for a file that cannot be read, or only once: a pipe."""
+    for path in files_of(corpus):
+        check_file(path)
+
+
 def digest_corpus(corpus: AnyCorpus) -> str:
     """A hash of what a corpus holds and how it is read, the same wherever it lies.
 
@@ -176,9 +198,10 @@ def _digest_dataset(corpus: DatasetsCorpus) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- readers
 
 
-def _read_text(corpus: TextCorpus) -> Iterator[Pair]:
+def _read_text(corpus: TextCorpus, on_bad_bytes: OnBadBytes) -> Iterator[Pair]:
     _check_counts(corpus)
-    for source, target in zip(read_lines(corpus.source), read_lines(corpus.target), strict=True):
+    sides = (read_lines(path, on_bad_bytes=on_bad_bytes) for path in files_of(corpus))
+    for source, target in zip(*sides, strict=True):
         yield Pair(source, target)
 
 
@@ -191,9 +214,9 @@ def _check_counts(corpus: TextCorpus) -> None:
         )
 
 
-def _read_tsv(corpus: TsvCorpus) -> Iterator[Pair]:
+def _read_tsv(corpus: TsvCorpus, on_bad_bytes: OnBadBytes) -> Iterator[Pair]:
     """Columns are what stands between tabs, quotes being characters like any other, as in the field's corpora."""
-    lines = read_lines(corpus.path)
+    lines = read_lines(corpus.path, on_bad_bytes=on_bad_bytes)
     first = 1
     source, target = corpus.source, corpus.target
     if isinstance(source, str) or isinstance(target, str):
@@ -226,8 +249,8 @@ def _column(path: Path, names: list[str], column: int | str) -> int:
     return names.index(column) + 1
 
 
-def _read_jsonl(corpus: JsonlCorpus) -> Iterator[Pair]:
-    for number, line in enumerate(read_lines(corpus.path), 1):
+def _read_jsonl(corpus: JsonlCorpus, on_bad_bytes: OnBadBytes) -> Iterator[Pair]:
+    for number, line in enumerate(read_lines(corpus.path, on_bad_bytes=on_bad_bytes), 1):
         where = f"{corpus.path}:{number}"
         if not line.strip():
             yield Pair("", "")

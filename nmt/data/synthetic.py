@@ -31,7 +31,7 @@ from random import Random
 from typing import TextIO
 
 from nmt.data.grammar import Grammar, SyntheticPair
-from nmt.errors import ConfigError
+from nmt.errors import ConfigError, NmtError
 
 __all__ = ["CorpusSummary", "SyntheticPair", "draw", "write_corpus"]
 
@@ -88,7 +88,7 @@ def write_corpus(
     seed they are the same for every number of training pairs. ``progress`` is called with the number of pairs done.
 
     A corpus that stands in the folder is replaced once the new one is complete. Raises ConfigError for sizes below 1, a
-    seed below 0, and a folder that holds anything else.
+    seed below 0, and a folder that holds anything else, NmtError where it cannot be written.
     """
     for name, value, least in (("pairs", pairs, 1), ("valid", valid, 1), ("test", test, 1), ("seed", seed, 0)):
         if value < least:
@@ -106,6 +106,8 @@ def write_corpus(
             words = [total + count for total, count in zip(words, counts, strict=True)]
         for path in _paths(folder):
             _unfinished(path).replace(path)
+    except OSError as error:
+        raise NmtError(f"{folder}: the corpus cannot be written: {error.strerror or error}") from error
     finally:
         for path in _paths(folder):
             _unfinished(path).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import gzip
 import io
 import itertools
 import lzma
+import os
 import stat
 import sys
 import zlib
@@ -31,6 +32,7 @@ __all__ = [
     "COMPRESSIONS",
     "LineWriter",
     "OnBadBytes",
+    "check_file",
     "count_lines",
     "decode_block",
     "decode_lines",
@@ -142,13 +144,19 @@ def count_lines(path: Path) -> int:
 
     Raises DataError for a file that cannot be read or is damaged.
     """
+    status = check_file(path)
+    return _count_lines(path, status.st_size, status.st_mtime_ns)
+
+
+def check_file(path: Path) -> os.stat_result:
+    """What the system says of a file. Raises DataError for what cannot be read, or not more than once."""
     try:
         status = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{path}: is not a file; a corpus is read more than once, which pipes and folders cannot be")
-    return _count_lines(path, status.st_size, status.st_mtime_ns)
+    return status
 
 
 @functools.lru_cache(maxsize=256)
@@ -317,6 +325,8 @@ class LineWriter:
     def _do(self, write: Callable[[], object]) -> None:
         try:
             write()
+        except BrokenPipeError:
+            raise  # whoever read it has left, and that is no fault
         except OSError as error:
             if self._standard:
                 error.filename = "standard output"  # which is where it happened, and what is said of it

@@ -140,12 +140,18 @@ def _send(stream: BinaryIO, head: dict[str, Any], arrays: Arrays) -> None:
 
 
 def _receive(stream: BinaryIO) -> tuple[dict[str, Any], Arrays]:
-    """The next message. Raises EOFError where there is none, ValueError where it is cut short."""
+    """The next message. Raises EOFError where there is none or it is cut short, ValueError where its head is."""
     line = stream.readline()
     if not line:
         raise EOFError
     head = json.loads(line)
-    return head, [np.frombuffer(stream.read(size), dtype=kind) for kind, size in head["arrays"]]
+    arrays = []
+    for kind, size in head["arrays"]:
+        data = stream.read(size)
+        if len(data) < size:
+            raise EOFError
+        arrays.append(np.frombuffer(data, dtype=kind))
+    return head, arrays
 
 
 def _arrays(one: Prepared) -> Arrays:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 __all__ = ["Pairs", "powers", "reciprocals"]
@@ -24,11 +24,12 @@ LARGEST = 20.0
 """The largest key whose power is multiplied: from 22 on a tangent is 1, in double precision too."""
 
 
-def powers(keys: Float[Tensor, "B S K"]) -> Float[Tensor, "B S K"] | None:
-    """e^2k, in single precision at least; None where a key is so large that it had better be added to queries."""
-    if not keys.abs().max() <= LARGEST:
-        return None
-    return (2 * keys.to(torch.promote_types(keys.dtype, torch.float32))).exp_()
+def powers(keys: Float[Tensor, "B S K"]) -> tuple[Float[Tensor, "B S K"], Bool[Tensor, " B"]]:
+    """e^2k, in single precision at least, and in which sentences a key is so large that it had better be added to
+    queries, or no number.
+    """
+    large = ~(keys.abs().amax(dim=(1, 2)) <= LARGEST)
+    return (2 * keys.to(torch.promote_types(keys.dtype, torch.float32))).exp_(), large
 
 
 def reciprocals(queries: Float[Tensor, "B T K"], powers: Float[Tensor, "B S K"]) -> Float[Tensor, "B T S K"]:
@@ -83,7 +84,8 @@ class _Front(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        of_keys, of_energy = ctx.pairs.collected()
+        pairs, ctx.pairs = ctx.pairs, None  # which has this node: without a circle it is gone when the loop is
+        of_keys, of_energy = pairs.collected()
         return of_keys, of_energy.to(ctx.dtype), None
 
 

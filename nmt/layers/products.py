@@ -71,8 +71,8 @@ class LoopProducts(Products):
         self, queries: Float[Tensor, "B T K"], keys: Float[Tensor, "B S K"], energy: nn.Linear
     ) -> Float[Tensor, "B T S"]:
         if id(keys) not in self._pairs:
-            made = powers(keys.detach())
-            self._pairs[id(keys)] = None if made is None else Pairs(keys, made, energy.weight)
+            made, large = powers(keys.detach())
+            self._pairs[id(keys)] = None if large.any() else Pairs(keys, made, energy.weight)
         pairs = self._pairs[id(keys)]
         return super().additive(queries, keys, energy) if pairs is None else pairs.scores(queries)
 
@@ -124,7 +124,8 @@ class _Front(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        return *ctx.factor.collected(), None
+        factor, ctx.factor = ctx.factor, None  # which has this node: without a circle it is gone when the loop is
+        return *factor.collected(), None
 
 
 class _Step(torch.autograd.Function):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nmt.layers.additive import powers, reciprocals
@@ -42,17 +42,21 @@ TABLE = 2**25
 class PackedRecurrentMemory:
     """A :class:`~nmt.models.recurrent.RecurrentMemory` of sentences that hypotheses share.
 
-    ``has_powers`` says that it holds e^2k in place of the keys k.
+    ``powers`` are those of its keys, None where no score asks for them; ``large`` says which sentences have keys that
+    are too large for it, None where none has.
     """
 
     sharing: Sharing
     sentences: RecurrentMemory
-    has_powers: bool = False
+    powers: Float[Tensor, "B S K"] | None = None
+    large: Bool[Tensor, " B"] | None = None
 
     def select(self, rows: Int[Tensor, " R"]) -> PackedRecurrentMemory:
         sharing, chosen = self.sharing.select(rows)
-        sentences = self.sentences if chosen is None else self.sentences.select(chosen)
-        return replace(self, sharing=sharing, sentences=sentences)
+        if chosen is None:
+            return replace(self, sharing=sharing)
+        powers, large = (None if part is None else part.index_select(0, chosen) for part in (self.powers, self.large))
+        return PackedRecurrentMemory(sharing, self.sentences.select(chosen), powers, large)
 
 
 class _OfTokens:
@@ -93,23 +97,24 @@ class _Attention:
     def remember(self, sentences: RecurrentMemory) -> PackedRecurrentMemory:
         """The memory of a batch of sentences, each of which has one row yet."""
         sharing = Sharing(len(sentences.states))
-        made = None if self.energy is None else powers(sentences.keys)
-        if made is None:
+        if self.energy is None:
             return PackedRecurrentMemory(sharing, sentences)
-        return PackedRecurrentMemory(sharing, replace(sentences, keys=made), has_powers=True)
+        made, large = powers(sentences.keys)
+        return PackedRecurrentMemory(sharing, sentences, made, large if large.any() else None)
 
     def __call__(
         self, queries: Float[Tensor, "R Q"], memory: PackedRecurrentMemory
     ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "R S"]]:
         sentences = memory.sentences
         several = queries.view(memory.sharing.count, memory.sharing.places, -1)
-        if self.energy is None:
+        if self.energy is None or memory.powers is None:
             scores = self.score(several, sentences.keys)
-        elif memory.has_powers:
-            # The sum of v_h is the same for all keys: softmax does not see it.
-            scores = reciprocals(several, sentences.keys) @ (-2 * self.energy)
         else:
-            scores = (several.unsqueeze(2) + sentences.keys.unsqueeze(1)).tanh_() @ self.energy
+            # The sum of v_h is the same for all keys: softmax does not see it.
+            scores = reciprocals(several, memory.powers) @ (-2 * self.energy)
+            if memory.large is not None:
+                added = (several.unsqueeze(2) + sentences.keys.unsqueeze(1)).tanh_() @ self.energy
+                scores = torch.where(memory.large[:, None, None], added, scores)
         context, weights = attend(scores, sentences.states, sentences.mask.unsqueeze(1))
         return context.flatten(0, 1), weights.flatten(0, 1)
 

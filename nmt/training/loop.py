@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from nmt.checkpoint import Checkpoint, Run, check_folder, goodness
 from nmt.config import TrainingConfig
 from nmt.data.batching import Batch, Source
-from nmt.errors import CheckpointError, DivergedError, Interrupted
+from nmt.errors import CheckpointError, DivergedError, Interrupted, NmtError
 from nmt.models import Seq2Seq
 from nmt.training.allocator import forget_most_memory, most_memory
 from nmt.training.average import average
@@ -87,6 +87,9 @@ class Trainer:
                 continue
             except Stopped:
                 pass  # the validation is the first thing that the resumed run does
+            except NmtError:
+                self._rescue()
+                raise
             if self._any(stop):
                 self._save()
                 raise Interrupted(self._farewell(stop), stop.ending)
@@ -185,7 +188,7 @@ class Trainer:
                 f"help {MAX_RETREATS} times; lower training.learning_rate or lengthen training.schedule.warmup_steps"
             ) from reason
         factor = state.schedule.factor
-        log_size, complaints = state.load(self.run.folder)
+        log_size, complaints = state.go_back(self.run.folder)
         for complaint in complaints:
             self.reporter.warn(f"{complaint}; going back to the one before")
         after = state.position
@@ -368,8 +371,17 @@ class Trainer:
     def _is_over(self) -> bool:
         return is_over(self.config, self.pace, self.state.position)
 
+    def _rescue(self) -> None:
+        """Save what a process alone has come to, before an error ends it: of several, the others wait elsewhere."""
+        if self.ranks.size == 1 and not self.state.position.skipped_in_a_row:
+            with contextlib.suppress(CheckpointError):
+                self._save()
+
     def _save(self) -> None:
         """Write a checkpoint to go on from; all go on when it is there."""
+        if self.log is not None:  # of which the checkpoint says how long it is
+            with contextlib.suppress(OSError):  # where nothing can be written, the checkpoint says so
+                self.log.flush()
         try:
             self.state.save(self.run.folder, log_size=self.log.size if self.log is not None else 0)
         finally:
@@ -413,7 +425,8 @@ class Trainer:
 
     def _average(self, stop: StopRequest) -> None:
         """Make a model of the best ones' mean weights, and validate it. Raises Stopped where ``stop`` was requested."""
-        candidates = [one for one in self.run.checkpoints() if one.step and self._is_whole(one)][: self.config.average]
+        scored = [one for one in self.run.checkpoints() if one.step and one.scores]
+        candidates = [one for one in scored if self._is_whole(one)][: self.config.average]
         if len(candidates) > 1:
             averaged: Seq2Seq = average(self.run, candidates).to(self.device)
             scores = self.validator(averaged, self.device, self.dtype, stop)

@@ -25,6 +25,7 @@ from nmt.data.text import count_lines
 from nmt.decoding.torch_engine import pick_device
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import ConfigError, DataError, NmtError
+from nmt.training.allocator import keep_few_kernels
 from nmt.training.lock import alone_in
 from nmt.training.precision import resolve_precision
 from nmt.training.report import Reporter
@@ -135,6 +136,7 @@ def auto(
     processes the first chooses for all. Raises ConfigError where the recipe at ``path`` says more than which corpora,
     and for settings that do not fit what is chosen; DataError for corpora that break their contract.
     """
+    keep_few_kernels()  # before the first product, which the rate is measured by
     if session.resume:
         raise ConfigError("--preset begins a run; one that is gone on with has its recipe: leave --preset out")
     given = [one for one in settings if one.startswith(("data.", "training.budget="))]

@@ -6,6 +6,7 @@ The loop reports figures; where they are shown is decided by the :class:`Reporte
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -136,9 +137,11 @@ class Log:
         """Forget what was written after ``size`` bytes, which is of steps after this one."""
         self._shorten(size)
         if self._events is not None:
-            folder = Path(self._events.log_dir)
-            self._events.close()
-            self._events = _summary_writer(folder, after=step)
+            self._reopen_events(after=step)
+
+    def flush(self) -> None:
+        """Have what was written outlast a power failure. Raises OSError where it cannot be."""
+        os.fsync(self._stream.fileno())
 
     def _shorten(self, size: int) -> None:
         if self.size > size:
@@ -161,15 +164,25 @@ class Log:
             self._shorten(before)
             raise
         if self._events is not None:
-            for name, value in figures.items():
-                if name != "step" and isinstance(value, (int, float)):
-                    self._events.add_scalar(f"{kind}/{name}", value, report.step)
+            try:
+                for name, value in figures.items():
+                    if name != "step" and isinstance(value, (int, float)):
+                        self._events.add_scalar(f"{kind}/{name}", value, report.step)
+            except OSError:  # a thread writes them, and what stopped it, such as a full disk, is told ever after
+                self._reopen_events()
+
+    def _reopen_events(self, *, after: int | None = None) -> None:
+        """Another writer of events in place of this one, whose last ones may be lost."""
+        with contextlib.suppress(OSError):
+            self._events.close()
+        self._events = _summary_writer(Path(self._events.log_dir), after=after)
 
     def close(self) -> None:
         """Close the files."""
         self._stream.close()
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
 
 
 def need_tensorboard() -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from nmt.checkpoint import Checkpoint, Run, has_checkpoint, recover
+from nmt.checkpoint import Checkpoint, Run, goodness, has_checkpoint, recover
 from nmt.config import LARGEST, AnyCorpus, Recipe
 from nmt.data.ahead import ready_overlaps, ready_tokenizers, store_folder
 from nmt.data.batching import BatchSource, Source
-from nmt.data.corpus import Pair, describe, digest_corpus, read_eval_pairs, read_pairs
+from nmt.data.corpus import Pair, check_files, describe, digest_corpus, read_eval_pairs, read_pairs
 from nmt.data.store import prepare
 from nmt.data.streaming import StreamSource
 from nmt.decoding.torch_engine import pick_device
@@ -76,6 +76,9 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
     keep_few_kernels()
     with alone_in(session.folder) if ranks.is_first else contextlib.nullcontext():
         device = _device(session.device, ranks)
+        for corpus in (*recipe.data.train, recipe.data.valid, recipe.data.test):
+            if corpus is not None:
+                check_files(corpus)
         valid = _validation_pairs(recipe.data.valid)
         with ranks.first_leads():
             if not ranks.is_first:
@@ -92,23 +95,25 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             for complaint in complaints:
                 reporter.warn(f"{complaint}; going on from the one before")
             ranks.wait()  # until all have read the run
-            if session.force and ranks.is_first:
-                run.write()  # now that the checkpoint is known to fit the new recipe
             over = is_over(training, new_pace(training), state.position)
             if over and state.position.finished == state.position.step and not run.lacks_average():
+                _settle(run, session, ranks)
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
             reporter.note(f"{run.folder}: going on from step {state.position.step}")
-        _check_same_validation(state, valid_corpus, session)
+        same_set = _is_same_validation(state, valid_corpus, session)
         source, longest_sides = _source(run, state, session, reporter, ranks)
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
+        validator.check(state.model, device)
         _check_positions(recipe, state.model, longest_sides, validator)
+        _settle(run, session, ranks)  # now that all is known to fit the new recipe
+        compares_anew = _compare_anew(run, state, validator, same_set, ranks)
         ranks.wait()
         with _log(run, log_size, state.position.step, ranks) as log:
             trainer = Trainer(run, state, source, validator, log, reporter)
             reporter.note(_summary(run, state.model, trainer.dtype, device, ranks))
-            if not session.resume:
-                state.save(run.folder, log_size=0)
+            if not session.resume or compares_anew:
+                state.save(run.folder, log_size=log_size or 0)
             seconds, cpu_seconds = ranks.total(time.monotonic() - began, time.process_time() - cpu_began)
             state.position.seconds += seconds / ranks.size
             state.position.cpu_seconds += cpu_seconds
@@ -261,17 +266,47 @@ def _check_same_data(
     state.data, state.corpora = data, list(digests)
 
 
-def _check_same_validation(state: TrainingState, corpus: AnyCorpus, session: Session) -> None:
-    """Raise ConfigError where a resumed run would compare scores of two sets; with ``force`` the best is forgotten."""
+def _is_same_validation(state: TrainingState, corpus: AnyCorpus, session: Session) -> bool:
+    """Whether scores are of the set that they were of before.
+
+    Raises ConfigError where a resumed run would compare scores of two sets, unless with ``force``.
+    """
     digest = digest_corpus(corpus)
-    if state.valid and state.valid != digest:
-        if not session.force:
-            raise ConfigError(
-                f"{session.folder}: the validation set is not the one this run began with: {describe(corpus)}: changed "
-                f"since; --force goes on with the new one"
-            )
-        state.position.best_score, state.position.waited = None, 0
+    is_same = state.valid in ("", digest)
+    if not is_same and not session.force:
+        raise ConfigError(
+            f"{session.folder}: the validation set is not the one this run began with: {describe(corpus)}: changed "
+            f"since; --force goes on with the new one"
+        )
     state.valid = digest
+    return is_same
+
+
+def _compare_anew(run: Run, state: TrainingState, validator: Validator, same_set: bool, ranks: Ranks) -> bool:
+    """Forget scores of another set or of words cut otherwise; by another metric, the best is another.
+
+    Gives whether there was any such change.
+    """
+    metric, position = run.recipe.training.metric, state.position
+    before: dict[str, str] = state.scored
+    now: dict[str, str] = {"metric": metric, "tokenize": validator.tokenize}
+    state.scored = now
+    is_comparable = same_set and before.get("tokenize", now["tokenize"]) == now["tokenize"]
+    if is_comparable and before.get("metric", metric) == metric:
+        return False
+    ranks.wait()
+    if not is_comparable and ranks.is_first:
+        run.forget_scores()
+    ranks.wait()
+    scored = [goodness(metric, one.scores) for one in run.checkpoints() if one.step and one.scores]
+    position.best_score, position.waited, state.schedule.waited = max(scored, default=None), 0, 0
+    return True
+
+
+def _settle(run: Run, session: Session, ranks: Ranks) -> None:
+    """Have a forced recipe be the run's."""
+    if session.resume and session.force and ranks.is_first:
+        run.write()
 
 
 def _check_positions(recipe: Recipe, model: Seq2Seq, longest_sides: tuple[int, int], validator: Validator) -> None:

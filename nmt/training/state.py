@@ -6,6 +6,7 @@ and the size of the log: a run that stops after a checkpoint and goes on from it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +24,7 @@ from nmt.checkpoint import (
     read_json,
     read_tensors,
     remove_folder,
+    step_folders,
     tensor_bytes,
     weights,
     write_folder,
@@ -108,7 +110,7 @@ class TrainingState:
 
     All of it is the same in all of ``ranks``, but for the random generators, of which each process has its own.
     ``data`` names the store of token ids that the position is one in, ``corpora`` has a hash of each of its corpora,
-    ``valid`` is that of the validation set.
+    ``valid`` is that of the validation set, ``scored`` the metric and the tokenisation of the best score.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class TrainingState:
         self.data = ""
         self.corpora: list[str] = []
         self.valid = ""
+        self.scored: dict[str, str] = {}
 
     def save(self, folder: Path, *, log_size: int) -> None:
         """Write ``resume/step-N`` into the run folder and drop the ones before the last two.
@@ -142,6 +145,7 @@ class TrainingState:
             "data": self.data,
             "corpora": self.corpora,
             "valid": self.valid,
+            "scored": self.scored,
         }
         files = {
             "weights.safetensors": tensor_bytes(weights(self.model)),
@@ -150,6 +154,19 @@ class TrainingState:
         }
         write_folder(target, files)
         remove_older(folder / "resume", KEPT)
+
+    def go_back(self, folder: Path) -> tuple[int, list[str]]:
+        """As :meth:`load`, from the newest checkpoint that no skipped step stands before; newer ones are removed.
+
+        Those were written where the run was told to stop, by weights that had no finite gradient any more.
+        """
+        newer = list(itertools.takewhile(_is_astray, step_folders(folder / "resume")))
+        self.ranks.wait()
+        if self.ranks.is_first:
+            for one in newer:
+                remove_folder(one)
+        self.ranks.wait()
+        return self.load(folder)
 
     def load(self, folder: Path) -> tuple[int, list[str]]:
         """Go on from the newest whole checkpoint of the run folder.
@@ -176,6 +193,7 @@ class TrainingState:
         self.data = str(state.get("data", ""))
         self.corpora = [str(digest) for digest in state.get("corpora", ())]
         self.valid = str(state.get("valid", ""))
+        self.scored = {str(name): str(value) for name, value in state.get("scored", {}).items()}
         (step,) = self.ranks.of_first(self.position.step)
         if step != self.position.step:
             raise CheckpointError(
@@ -212,8 +230,8 @@ class TrainingState:
     def _generators(self) -> dict[str, Tensor]:
         """The states of torch's random generators in every process."""
         states = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            states["cuda"] = torch.cuda.get_rng_state()
+        if self._device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._device)
         return {
             _generator_name(kind, rank): state
             for kind, own in states.items()
@@ -227,8 +245,13 @@ class TrainingState:
             seed_rank(self.schedule.config.seed, rank, self.position.step)
             return
         torch.set_rng_state(state)
-        if torch.cuda.is_available() and (state := tensors.get(_generator_name("cuda", rank))) is not None:
-            torch.cuda.set_rng_state(state)
+        if self._device.type == "cuda" and (state := tensors.get(_generator_name("cuda", rank))) is not None:
+            torch.cuda.set_rng_state(state, self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the model is, whose generator dropout draws from."""
+        return next(self.model.parameters()).device
 
 
 def new_state(run: Run, device: torch.device, ranks: Ranks) -> TrainingState:
@@ -279,8 +302,18 @@ def seed_rank(seed: int, rank: int, step: int) -> None:
 
 
 def remove_older(parent: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest ``step-N`` folders."""
-    folders = [path for path in parent.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    folders.sort(key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
-    for folder in folders[keep:]:
-        remove_folder(folder)
+    """Remove all but the ``keep`` newest ``step-N`` folders, among which those astray do not count."""
+    kept = 0
+    for folder in step_folders(parent):
+        if kept == keep:
+            remove_folder(folder)
+        else:
+            kept += not _is_astray(folder)
+
+
+def _is_astray(folder: Path) -> bool:
+    """Whether a checkpoint was written in the middle of skipped steps."""
+    try:
+        return bool(read_json(folder / "state.json")["position"].get("skipped_in_a_row"))
+    except (CheckpointError, KeyError, AttributeError):
+        return False

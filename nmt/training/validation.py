@@ -64,6 +64,18 @@ class Validator:
         )
         self.batches = list(_batches(pairs, tokenizers, training.batch_tokens))
 
+    def check(self, model: Seq2Seq, device: torch.device) -> None:
+        """Find what would stop every validation of such a model: before the steps that lead to the first.
+
+        Raises ConfigError for a precision that the device does not have or a tokenisation that is not installed,
+        DataError for a sentence that is too long where that is an error.
+        """
+        evaluate([""], [[""]], metrics=("bleu",), tokenize=self.tokenize)
+        translator = Translator(TorchEngine(model, self.tokenizers, device), self.tokenizers, self.decoding)
+        translator.check()
+        if self.decoding.on_long == "error":
+            translator.measure(pair.source for pair in self.pairs)
+
     def __call__(
         self, model: Seq2Seq, device: torch.device, dtype: torch.dtype, stop: StopRequest | None = None
     ) -> Scores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -272,6 +273,17 @@ def test_a_part_that_is_damaged_is_done_again(tmp_path: Path, data: DataConfig, 
         store = prepare(data, tokenizers, tmp_path / "store")
         assert contents(store.folder) == wanted
         shutil.rmtree(store.folder)
+
+
+@pytest.mark.parametrize("missing", [1, 8, 24])
+def test_a_worker_killed_while_it_answers_is_known_for_it(missing: int) -> None:
+    """Wherever its answer ends; what is missing could be taken for arrays of nothing."""
+    stream = io.BytesIO()
+    workers_module._send(stream, {"read": 2}, [np.arange(3), np.arange(2, dtype=np.uint8), np.arange(1)])
+    whole = stream.getvalue()
+    assert [len(array) for array in workers_module._receive(io.BytesIO(whole))[1]] == [3, 2, 1]
+    with pytest.raises(EOFError):
+        workers_module._receive(io.BytesIO(whole[:-missing]))
 
 
 def stop(data: DataConfig, tokenizers: Tokenizers, folder: Path, workers: int = 1) -> None:

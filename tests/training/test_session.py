@@ -27,7 +27,7 @@ from nmt.checkpoint import Run, latest_folder, write_folder
 from nmt.config import DataConfig, Recipe, parse_recipe
 from nmt.data.batching import Batch
 from nmt.decoding.translator import Translator
-from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, TrainingError
+from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, NmtError, TrainingError
 from nmt.training import gradients, loop, loss, validation
 from nmt.training.average import average
 from nmt.training.curves import draw_curves
@@ -711,6 +711,29 @@ def test_tensorboard_events_tell_what_the_log_tells(corpus: Path, tmp_path: Path
     assert [event.value for event in events.Scalars("valid/loss")] == pytest.approx(logged)
 
 
+def test_events_outlive_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their writer, once it has failed, fails ever after, and when it is closed."""
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def failing(*arguments: Any, **options: Any) -> None:
+        raise full
+
+    shown: list[int] = []
+    log = Log(tmp_path, tensorboard=True)
+    for name in ("add_scalar", "close"):
+        monkeypatch.setattr(log._events, name, failing)
+    monkeypatch.setattr(SummaryWriter, "add_scalar", lambda self, name, value, step: shown.append(step))
+    for step in (1, 2):
+        log.write("valid", ValidationReport(step, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, best=True))
+    assert set(shown) == {2}
+    monkeypatch.setattr(log._events, "close", failing)
+    log.close()
+    assert len(read_log(tmp_path)) == 2
+
+
 def test_tensorboard_that_is_not_there_is_missed_before_anything_is_made(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -790,6 +813,19 @@ def test_a_forced_recipe_that_does_not_fit_leaves_the_run_as_it_was(corpus: Path
         Run.open(tmp_path / "run").load_model()
 
 
+def test_a_forced_recipe_whose_data_cannot_be_read_leaves_the_run_as_it_was(own: Path, tmp_path: Path) -> None:
+    train(recipe(own), session(tmp_path / "run"), Recorder())
+    before = (tmp_path / "run" / "recipe.toml").read_bytes()
+    broken = tmp_path / "broken"
+    shutil.copytree(own, broken)
+    (broken / "test.fr").write_text("un\n")
+    with pytest.raises(DataError, match=r"broken/test.en has \d+ lines"):
+        wanted = recipe(broken, "gru", "gru", "training.max_steps=14")
+        train(wanted, session(tmp_path / "run", resume=True, force=True), Recorder())
+    assert (tmp_path / "run" / "recipe.toml").read_bytes() == before
+    train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
+
+
 def test_a_run_does_not_go_on_with_other_data_unless_forced(own: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(recipe(own), session(tmp_path / "run"), Recorder({3: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
@@ -817,6 +853,105 @@ def test_a_run_does_not_compare_scores_of_two_validation_sets_unless_forced(own:
     train(recipe(own), session(tmp_path / "run", resume=True, force=True), told)
     assert told.validations[0].best, "whatever came before was of the other set"
     train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
+
+
+def test_a_model_scored_on_another_set_is_no_better_than_those_that_come(own: Path, tmp_path: Path) -> None:
+    """Whatever the older one's figures say, and the metric: what is kept and translates is scored on the set there is.
+
+    The same where words are cut otherwise.
+    """
+    train(recipe(own), session(tmp_path / "run"), Recorder())
+    one = Run.open(tmp_path / "run")
+    one.save_model(one.load_model(), 6, {"bleu": 99.0, "chrf": 99.0, "loss": 0.01})
+    lines = (own / "valid.fr").read_text().splitlines()
+    (own / "valid.fr").write_text("".join(f"{line}\n" for line in lines[::-1]))
+    train(
+        recipe(own, "gru", "gru", "training.max_steps=18"),
+        session(tmp_path / "run", resume=True, force=True),
+        Recorder(),
+    )
+    assert [one.name for one in Run.open(tmp_path / "run").checkpoints()] == ["step-18"]
+    again = Run.open(tmp_path / "run")
+    again.save_model(again.load_model(), 18, {"bleu": 99.0, "chrf": 99.0, "loss": 0.01})
+    told = Recorder()
+    settings = "training.max_steps=24", "training.bleu_tokenize=char"
+    train(recipe(own, "gru", "gru", *settings), session(tmp_path / "run", resume=True, force=True), told)
+    assert told.validations[0].best
+    assert again.best().name == "step-24"
+
+
+def test_by_another_metric_the_best_is_another(corpus: Path, tmp_path: Path) -> None:
+    """A perplexity below 100 is no worse than a BLEU of 10."""
+    first = "training.average=3", "training.validate_every=3"
+    train(recipe(corpus, "gru", "gru", *first), session(tmp_path / "run"), Recorder())
+    best = min(one.scores["loss"] for one in Run.open(tmp_path / "run").checkpoints() if one.step)
+    told = Recorder()
+    settings = *first, "training.max_steps=15", "training.metric=loss", "training.patience=2"
+    train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / "run", resume=True, force=True), told)
+    assert [one.best for one in told.validations] == [one.loss < best for one in told.validations]
+    assert told.validations[0].loss < best, "a model that is still learning"
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "words"),
+    [
+        ("decoding.on_long=error", DataError, r"line 1: \d+ pieces, more than the 3 read at once"),
+        ("decoding.precision=int8", ConfigError, "precision int8 cannot be had on cpu here"),
+    ],
+)
+def test_what_would_end_every_validation_is_told_before_the_first_step(
+    setting: str, error: type[Exception], words: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nmt.decoding.translator.LONGEST", 4)
+    monkeypatch.setattr("nmt.layers.packing.has_fbgemm", lambda device: False)
+    told = Recorder()
+    with pytest.raises(error, match=words):
+        train(recipe(corpus, "gru", "gru", setting), session(tmp_path / "run"), told)
+    assert not told.steps
+
+
+def test_an_error_in_a_validation_loses_no_step(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: Any, **options: Any) -> Any:
+        raise NmtError("out of memory over one sentence")
+
+    train(recipe(corpus), session(tmp_path / "straight"), Recorder())
+    with monkeypatch.context() as patch:
+        patch.setattr(validation.Validator, "__call__", failing)
+        with pytest.raises(NmtError, match="one sentence"):
+            train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    assert newest(tmp_path / "run").name == "step-6"
+    train(recipe(corpus), session(tmp_path / "run", resume=True), Recorder())
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "straight")
+
+
+def test_a_signal_among_skipped_steps_does_not_keep_the_run_from_its_way_back(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written then has weights that lead nowhere; twice, so that it alone would fill the two places."""
+    bad = set(range(6, 11))
+    with monkeypatch.context() as patch:
+        plant(patch, bad)
+        train(recipe(corpus), session(tmp_path / "straight"), Recorder())
+    with monkeypatch.context() as patch:
+        plant(patch, bad)
+        for step in (7, 8):
+            stop = Recorder({step: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+            with pytest.raises(Interrupted):
+                train(recipe(corpus), session(tmp_path / "run", resume=step > 7), stop)
+        assert newest(tmp_path / "run").name == "step-8"
+        told = Recorder()
+        train(recipe(corpus), session(tmp_path / "run", resume=True), told)
+    assert any("back to step 4, and on at half the learning rate" in warning for warning in told.warnings)
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "straight")
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+
+
+def test_a_pipe_is_no_corpus(corpus: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.tsv")
+    data = {**recipe(corpus).data.model_dump(), "train": [{"format": "tsv", "path": tmp_path / "train.tsv"}]}
+    wanted = recipe(corpus).model_copy(update={"data": DataConfig.model_validate(data)})
+    with pytest.raises(DataError, match=r"train.tsv: is not a file; a corpus is read more than once"):
+        train(wanted, session(tmp_path / "run"), Recorder())
 
 
 def test_resuming_what_is_not_there_makes_no_folder(corpus: Path, tmp_path: Path) -> None:
