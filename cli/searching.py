@@ -86,7 +86,7 @@ def by_hand(*names: str) -> list[str]:
 
     For checks of options that would have no say: what the environment says may be meant for other verbs.
     """
-    return [f"--{name.replace('_', '-')}" for name in names if name in _by_hand]
+    return [f"--{name.rstrip('_').replace('_', '-')}" for name in names if name in _by_hand]
 
 
 def _annotation(name: str) -> Any:

@@ -103,8 +103,8 @@ def align(
     _check(source, target, gold, units, reverse, translations, output)
     _check_idle(
         {"threshold": method == "threshold", "symmetrize": reverse is not None, "plot_format": plot is not None}
-        | {"font": plot is not None}
-        | {name: target is None for name in search if name != "batch_size"}
+        | {"font": plot is not None, "format_": gold is None or output != STANDARD}
+        | {name: target is None for name in search if name != "batch_size"}  # which forced ones are read by, too
     )
     texts = _read(source, target, gold, line or [], on_bad_bytes, whole=plot is not None)
 
@@ -124,8 +124,10 @@ def align(
     opened = Run.open(run)
     chosen = opened.checkpoint(checkpoint)
     with loading():
+        if target is not None:
+            search["precision"] = "auto"  # the recipe's is for search, which forced translations need none of
         aligner = Aligner.load(run, units=units, which=chosen.name, device=device, **search)
-        backward = None if reverse is None else Aligner.load(reverse, device=device)
+        backward = None if reverse is None else Aligner.load(reverse, device=device, precision="auto")
     rule = LinkRule(method, threshold, symmetrize)
     report = Report(
         links=rule.sign(both=reverse is not None),
@@ -152,6 +154,8 @@ def align(
                 own.write(one.translation)
             if pictures is not None:
                 pictures.draw(number, one, answer, report.caption(number, one, answer))
+    if aligner.num_skipped:
+        console.note(f"without links, being too long: {aligner.num_skipped}")
     if json:
         typer.echo(report.as_json(pictures.drawn if pictures is not None else ()))
     elif gold is not None:
@@ -231,6 +235,7 @@ def _check(
 def _check_idle(has_say: dict[str, bool]) -> None:
     """Raise ConfigError for an option that was given and has no say."""
     needs = {"threshold": "--method threshold", "symmetrize": "--reverse", "plot_format": "--plot", "font": "--plot"}
+    needs["format_"] = "links that are written: with --gold, name a file by --output"
     for name in has_say:
         if not has_say[name] and (flags := by_hand(name)):
             needed = needs.get(name, "the model's own translations: leave out --target")

@@ -32,6 +32,8 @@ def config(
     by_variable = str(context.get_parameter_source("set_")).endswith("ENVIRONMENT")
     origins = dict.fromkeys(_keys(tomllib.loads(recipe.read_text(encoding="utf-8-sig"))), str(recipe))
     for override in overrides:
+        replaced = override.partition("=")[0].strip()
+        origins = {key: origin for key, origin in origins.items() if not f"{key}.".startswith(f"{replaced}.")}
         origins |= dict.fromkeys(_keys(_parsed(override)), "NMT_SET" if by_variable else "--set")
     for line in _lines(loaded.model_dump(mode="json", exclude_none=True), origins):
         typer.echo(line)

@@ -95,6 +95,7 @@ def evaluate(
     if (run is None or source is not None) and by_hand("split"):
         raise ConfigError("--split names a set of the recipe: leave it out where files are named")
     scoring = Scoring(_metrics(metric or []), tokenize, lowercase, chrf_lowercase, ter_case_sensitive)
+    _check_idle(scoring.metrics, json)
     if run is None:
         assert hypotheses is not None, "checked above"
         result = evaluate_files(held_out_files(hypotheses, references, read), scoring)
@@ -105,7 +106,9 @@ def evaluate(
         use_threads(threads)
         opened = Run.open(run)
         if source is None:
-            held_out = held_out_split(opened.recipe, split, data)
+            held_out = held_out_split(opened.recipe, split, data, on_bad_bytes=on_bad_bytes)
+            if output is not None:
+                refuse_inputs(_written(output), held_out.files)
         else:
             held_out = held_out_files(source, references, read)
         result = evaluate_run(
@@ -119,7 +122,8 @@ def evaluate(
             **search,
         )
         console.note(f"translations: {result.translations}")
-    if tokenize != "none" and looks_tokenized(result.hypotheses):
+    cuts_words = any(score.name == "BLEU" and "|tok:none|" not in score.signature for score in result.scores)
+    if cuts_words and looks_tokenized(result.hypotheses):
         console.warn(
             "many lines end in ' .': text that was tokenised before has no comparable BLEU; see --tokenize none"
         )
@@ -133,6 +137,21 @@ def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:
             raise ConfigError(f"--metric {name}: the metrics are {', '.join(ALL_METRICS)}")
     asked = {name.lower() for name in names} or set(ALL_METRICS)
     return tuple(metric for metric in ALL_METRICS if metric in asked)
+
+
+def _check_idle(metrics: Sequence[MetricName], json: bool) -> None:
+    """Raise ConfigError for an option of a metric that is not asked for, or of what is not printed."""
+    about: dict[str, tuple[MetricName, ...]] = {
+        "tokenize": ("bleu",),
+        "lowercase": ("bleu",),
+        "chrf_lowercase": ("chrf", "chrf++"),
+        "ter_case_sensitive": ("ter",),
+    }
+    for name, some in about.items():
+        if not set(some) & set(metrics) and (flags := by_hand(name)):
+            raise ConfigError(f"{flags[0]} is about {' and '.join(some)}, which --metric leaves out")
+    if json and by_hand("width"):
+        raise ConfigError("--width is about figures in lines: --json rounds nothing")
 
 
 def _check(
@@ -164,4 +183,9 @@ def _check(
     if output == STANDARD:
         raise ConfigError("--output names a file: standard output is for the scores")
     if output is not None:
-        refuse_inputs((output, output.with_name(f"{output.name}.json")), inputs)
+        refuse_inputs(_written(output), inputs)
+
+
+def _written(output: Path) -> tuple[Path, Path]:
+    """What is kept: translations, and beside them their scores."""
+    return output, output.with_name(f"{output.name}.json")

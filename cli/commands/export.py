@@ -66,19 +66,19 @@ def export(
     if source is not None:
         lines = list(input_lines(source, on_bad_bytes=on_bad_bytes))
     elif check:
-        lines = _validation_lines(opened)
+        lines = _validation_lines(opened, on_bad_bytes)
     parity = write(opened, target, place, _some(lines, check))
     typer.echo(f"{place}: {sum(path.stat().st_size for path in place.iterdir()) / 1e6:.1f} MB")
     typer.echo(parity.text if parity is not None else "nothing was checked")
 
 
-def _validation_lines(run: Run) -> list[str]:
+def _validation_lines(run: Run, on_bad_bytes: OnBadBytes) -> list[str]:
     """The sources of the run's validation set; none where it is gone, which is said."""
     from nmt.errors import ConfigError, DataError
     from nmt.evaluation.runs import held_out_split
 
     try:
-        return list(held_out_split(run.recipe, "valid").source)
+        return list(held_out_split(run.recipe, "valid", on_bad_bytes=on_bad_bytes).source)
     except (ConfigError, DataError) as error:
         console.warn(f"the run's validation set cannot be read, name another text with --source ({error})")
         return []

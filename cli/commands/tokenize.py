@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from nmt_cli import console
-from nmt_cli.continuing import whole_output
+from nmt_cli.continuing import refuse_inputs, whole_output
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines
 
 __all__ = ["tokenize"]
@@ -59,6 +59,7 @@ def train(
     from nmt.config import TokenizerConfig
     from nmt.data.tokenizer import train_tokenizer
 
+    refuse_inputs([out], files or [])
     config = TokenizerConfig(
         type=type_,
         vocabulary=vocabulary,

@@ -124,7 +124,9 @@ def translate(
                 """That the interrupted output is of these lines, as far as can be told."""
                 requests = [read(line, style, name).request for line in lines]
                 counts = replace(translator.counts)
-                found = translator.translate_window(requests, nbest=1, attention=False, words=False, first=1)
+                found = translator.translate_window(
+                    requests, nbest=nbest or 1, attention=False, words=False, first=begun.lines - len(lines) + 1
+                )
                 translator.counts = counts
                 pairs = [pair for pair in zip(begun.last, found, strict=False) if pair[1].hypotheses]
                 if pairs and not any(is_of(line, one.text, style) for line, one in pairs):

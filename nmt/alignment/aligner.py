@@ -30,7 +30,7 @@ WINDOW = 512
 """Pairs that are sorted by length together."""
 
 BATCH_TOKENS = 4096
-"""Source and target tokens of a batch, padding counted."""
+"""The most source and target tokens of a batch, padding counted."""
 
 _log = logging.getLogger(__name__)
 
@@ -184,7 +184,8 @@ class Aligner:
         with evaluating(self.translator.model.modules()):
             while real:
                 source, target = sides[real[0]]
-                count = max(1, BATCH_TOKENS // (len(source.ids) + len(target.ids) + 2))
+                room = BATCH_TOKENS // (len(source.ids) + len(target.ids) + 2)
+                count = max(1, min(room, self.translator.decoding.batch_size))
                 batch, real = real[:count], real[count:]
                 for row, alignment in zip(batch, self._batch([sides[row] for row in batch]), strict=True):
                     found[row] = alignment
@@ -228,7 +229,7 @@ class Aligner:
         if not self.num_skipped:
             _log.warning(
                 "line %d has %d source and %d target pieces, more than the %d and %d read at once: it gets no links "
-                "(said once, later lines are only counted)",
+                "(said once)",
                 number,
                 len(source.ids),
                 len(target.ids),

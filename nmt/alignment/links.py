@@ -194,7 +194,7 @@ def _final(links: set[Link], forward: Links, backward: Links, *, both: bool) -> 
 # ------------------------------------------------------------------------------------------------------------- as text
 
 
-_LINK = re.compile(r"([0-9]+)([-?p])([0-9]+)")
+_LINK = re.compile(r"([0-9]{1,9})([-?p])([0-9]{1,9})")
 
 
 def format_links(links: Iterable[Link]) -> str:

@@ -42,7 +42,9 @@ class Engine(Protocol):
 
 
 def check_nbest(nbest: int, config: DecodingConfig) -> None:
-    """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses, fewer are drawn, or they are too many."""
+    """Raise ConfigError where the beam cannot hold ``nbest`` hypotheses, fewer are drawn, or are too many, or none."""
+    if nbest < 1:
+        raise ConfigError(f"nbest {nbest}: a line has one translation at least")
     if config.mbr != "none" and nbest > config.mbr_samples:
         raise ConfigError(f"nbest {nbest} of {config.mbr_samples} samples: set --mbr-samples {nbest} or more")
     if nbest > MOST:

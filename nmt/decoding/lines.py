@@ -92,12 +92,23 @@ class Counts:
 
 
 class Lines:
-    """Makes parts of lines, of at most ``longest`` tokens with EOS, and translations of what was found for them."""
+    """Makes parts of lines, of at most ``longest`` tokens with EOS, and translations of what was found for them.
 
-    def __init__(self, tokenizers: Tokenizers, decoding: DecodingConfig, longest: int, counts: Counts) -> None:
+    ``longest_target`` is the longest that a translation may be, EOS counted, if the model has such a limit.
+    """
+
+    def __init__(
+        self,
+        tokenizers: Tokenizers,
+        decoding: DecodingConfig,
+        longest: int,
+        counts: Counts,
+        longest_target: int | None = None,
+    ) -> None:
         self.tokenizers = tokenizers
         self.decoding = decoding
         self.longest = longest
+        self.longest_target = longest_target
         self.counts = counts
 
     def parts(self, request: Request, number: int, *, words: bool) -> list[Part]:
@@ -124,8 +135,7 @@ class Lines:
         limit = self.longest - 1
         if not self.counts.cut:
             _log.warning(
-                "line %d has %d pieces, more than the %d read at once: the rest of it is not translated (said once, "
-                "later lines are only counted)",
+                "line %d has %d pieces, more than the %d read at once: the rest of it is not translated (said once)",
                 whole.number,
                 len(whole.tokens),
                 limit,
@@ -140,7 +150,7 @@ class Lines:
         if not self.counts.split:
             _log.warning(
                 "line %d has %d pieces, more than the %d read at once: it is translated in %d parts, cut at the ends "
-                "of sentences where that is possible (said once, later lines are only counted)",
+                "of sentences where that is possible (said once)",
                 whole.number,
                 len(whole.tokens),
                 limit,
@@ -168,9 +178,15 @@ class Lines:
         if request.is_plain or not parts:
             return parts
         avoid = self._phrases(request.avoid)
+        prefix = tuple(self.tokenizers.target.encode(request.prefix))
+        if self.longest_target is not None and len(prefix) >= self.longest_target:
+            raise DataError(
+                f"line {parts[0].number}: a translation cannot begin with a prefix of {len(prefix)} pieces: the model "
+                f"writes {self.longest_target - 1} at most, give it a shorter one"
+            )
         first = replace(
             parts[0].source,
-            prefix=tuple(self.tokenizers.target.encode(request.prefix)),
+            prefix=prefix,
             use=self._phrases(request.use),
             continuing=self.tokenizers.target.continuing if request.use else frozenset(),
             avoid=avoid,

@@ -84,7 +84,12 @@ class _Graph:
         self._outputs = [one.name for one in self._session.get_outputs()]
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values = self._session.run(self._outputs, {name: tensors[name].numpy() for name in self._inputs})
+        try:
+            values = self._session.run(self._outputs, {name: tensors[name].numpy() for name in self._inputs})
+        except Exception as error:  # onnxruntime's exceptions have no class in common but this, and none for memory
+            if any(words in str(error) for words in ("allocate memory", "bad_alloc")):
+                raise MemoryError(str(error)) from error
+            raise
         return {name: torch.from_numpy(value) for name, value in zip(self._outputs, values, strict=True)}
 
 

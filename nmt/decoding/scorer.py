@@ -128,7 +128,8 @@ class Scorer:
 
         Of the recipe only the length penalty counts, whichever way it would have translations found.
         """
-        return Scorer(Translator.load(folder, which=which, device=device, **{"mbr": "none", **decoding}), on_long)
+        idle = {"mbr": "none", "precision": "auto"}
+        return Scorer(Translator.load(folder, which=which, device=device, **{**idle, **decoding}), on_long)
 
     @property
     def window(self) -> int:
@@ -180,7 +181,7 @@ class Scorer:
         if self.on_long == "error":
             raise DataError(f"{told}; shorten it, or have it cut by --on-long cut")
         if not self.num_cut:
-            _log.warning("%s: only its beginning is scored (said once, later lines are only counted)", told)
+            _log.warning("%s: only its beginning is scored (said once)", told)
         self.num_cut += 1
         return _Pair(pair.row, pair.number, pair.source[: most[0]], pair.target[: most[1]])
 

@@ -21,9 +21,9 @@ def split_line(line: str, longest: int, length: Callable[[str], int], *, togethe
     """Cut ``line`` into parts of at most ``longest`` pieces as ``length`` counts them; joined they are the line.
 
     Cuts are made behind the ends of sentences; a sentence that is too long is cut at white space, a word that is too
-    long anywhere but before a combining mark. Neighbouring sentences, and the words of one that is cut, stay in one
-    part while it has no more than ``together`` pieces (``longest``, if 0). Only a single character is left as it is,
-    however many pieces it has.
+    long anywhere, before a combining mark only where it has nothing else. Neighbouring sentences, and the words of one
+    that is cut, stay in one part while it has no more than ``together`` pieces (``longest``, if 0). Only a single
+    character is left as it is, however many pieces it has.
     """
     together = min(together or longest, longest)
     parts: list[str] = []
@@ -68,11 +68,12 @@ def _cut(text: str, end: re.Pattern[str]) -> Iterator[str]:
 
 def _halves(text: str, longest: int, length: Callable[[str], int]) -> Iterator[str]:
     """``text`` halved, and its halves, until all fit."""
-    middle = len(text) // 2
-    while 0 < middle < len(text) and unicodedata.combining(text[middle]):
-        middle += 1
-    if middle in (0, len(text)) or length(text) <= longest:
+    if len(text) < 2 or length(text) <= longest:
         yield text
         return
+    half = len(text) // 2
+    right = next((place for place in range(half, len(text)) if not unicodedata.combining(text[place])), None)
+    left = next((place for place in range(half - 1, 0, -1) if not unicodedata.combining(text[place])), None)
+    middle = right or left or half
     yield from _halves(text[:middle], longest, length)
     yield from _halves(text[middle:], longest, length)

@@ -158,6 +158,12 @@ class Translator:
         """Raise ConfigError for what cannot be searched for as it is asked, before anything is read."""
         self.engine.check(self.decoding, nbest=nbest, attention=attention)
 
+    def measure(self, lines: Iterable[str]) -> None:
+        """Raise DataError for a line that is too long where that is an error; nothing is translated."""
+        reading = Lines(self.tokenizers, self.decoding, self.longest_source, Counts())
+        for number, line in enumerate(lines, 1):
+            reading.parts(Request(line), number, words=False)
+
     def translate(
         self,
         lines: Iterable[str | Request],
@@ -205,7 +211,7 @@ class Translator:
         wanted = _Wanted(nbest, attention, words or attention)
         self.check(nbest, attention=attention)
         requests = [line if isinstance(line, Request) else Request(line) for line in lines]
-        reading = Lines(self.tokenizers, self.decoding, self.longest_source, self.counts)
+        reading = Lines(self.tokenizers, self.decoding, self.longest_source, self.counts, self.engine.longest_target)
         lines_parts = [
             reading.parts(request, number, words=wanted.words) for number, request in enumerate(requests, first)
         ]
@@ -243,10 +249,10 @@ class Translator:
             if not is_out_of_memory(error):
                 raise
         if len(parts) == 1:
-            raise NmtError(
-                f"line {parts[0].number}: out of memory over one sentence of {len(parts[0].tokens)} pieces: "
-                f"use a smaller beam than {self.decoding.beam}"
-            )
+            told = f"line {parts[0].number}: out of memory over one sentence of {len(parts[0].tokens)} pieces"
+            if self.decoding.draws or self.decoding.beam == 1:
+                raise NmtError(f"{told}: shorten it")
+            raise NmtError(f"{told}: use a smaller beam than {self.decoding.beam}")
         half = (len(parts) + 1) // 2
         _log.info("out of memory over %d sentences at once: going on with %d", len(parts), half)
         return self._search(parts[:half], wanted) + self._search(parts[half:], wanted)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from nmt.checkpoint import Run
 from nmt.config import DecodingConfig, Recipe
-from nmt.data.text import LineWriter
-from nmt.errors import ConfigError, DataError
+from nmt.data.text import LineWriter, OnBadBytes
+from nmt.errors import ConfigError, DataError, NmtError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Score, Tokenization, default_tokenization, evaluate
 from nmt.evaluation.signature import sign, sign_model, sign_search
 from nmt.files import place_of, written_whole
@@ -32,11 +32,15 @@ Split = Literal["test", "valid"]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Sentences and what they should become: ``source[i]`` has the translation ``references[j][i]`` for every j."""
+    """Sentences and what they should become: ``source[i]`` has the translation ``references[j][i]`` for every j.
+
+    ``files`` are the local files that it was read from.
+    """
 
     name: str
     source: Sequence[str]
     references: Sequence[Sequence[str]]
+    files: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,15 @@ class Evaluation:
         return {"scores": scores, "set": self.name, "lines": len(self.hypotheses), **made, **kept}
 
 
-def held_out_split(recipe: Recipe, split: Split, folder: Path | None = None) -> HeldOut:
+def held_out_split(
+    recipe: Recipe, split: Split, folder: Path | None = None, *, on_bad_bytes: OnBadBytes = "error"
+) -> HeldOut:
     """The recipe's test or validation set, or that of a folder of files as ``nmt train --data`` takes it.
 
-    One that is not the recipe's has the folder's name behind its own. Raises ConfigError where there is none, DataError
-    for text that breaks its contract.
+    One that is not the recipe's has the folder's name behind its own. ``on_bad_bytes`` is as for files that are named.
+    Raises ConfigError where there is none, DataError for text that breaks its contract.
     """
-    from nmt.data.corpus import read_eval_pairs, with_folder
+    from nmt.data.corpus import files_of, read_eval_pairs, with_folder
 
     data = with_folder(recipe.data, folder) if folder is not None else recipe.data
     corpus, own = (one.test if split == "test" else one.valid for one in (data, recipe.data))
@@ -80,9 +86,9 @@ def held_out_split(recipe: Recipe, split: Split, folder: Path | None = None) -> 
         raise ConfigError(
             f"the recipe has no [data.{split}]: name the text with --source and --reference, or a folder with --data"
         )
-    pairs = read_eval_pairs(corpus)
+    pairs = read_eval_pairs(corpus, on_bad_bytes=on_bad_bytes)
     name = split if folder is None or corpus == own else f"{split}-{folder.resolve().name}"
-    return HeldOut(name, [pair.source for pair in pairs], [[pair.target for pair in pairs]])
+    return HeldOut(name, [pair.source for pair in pairs], [[pair.target for pair in pairs]], files_of(corpus))
 
 
 def held_out_files(source: Path, references: Sequence[Path], read: Callable[[Path], Iterable[str]]) -> HeldOut:
@@ -94,7 +100,7 @@ def held_out_files(source: Path, references: Sequence[Path], read: Callable[[Pat
             raise DataError(f"{source} has {len(lines)} lines, {path} has {len(other)}: they must pair up line by line")
     if not lines:
         raise DataError(f"{source}: there are no lines to score")
-    return HeldOut(source.name, lines, others)
+    return HeldOut(source.name, lines, others, (source, *references))
 
 
 @dataclass(frozen=True)
@@ -187,5 +193,8 @@ def _tokenization(recipe: Recipe) -> Tokenization:
 
 def _keep(evaluation: Evaluation, path: Path) -> None:
     """Write an evaluation as JSON."""
-    with written_whole(path) as part:
-        part.write_text(json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        with written_whole(path) as part:
+            part.write_text(json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise NmtError(f"{path}: the scores cannot be written: {error.strerror or error}") from error

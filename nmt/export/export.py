@@ -36,7 +36,12 @@ def place_of(run: Path, target: Target) -> Path:
 
 
 def check_place(out: Path, *, force: bool) -> None:
-    """Raise ConfigError where ``out`` would take the place of something: of another export only with ``force``."""
+    """Raise ConfigError where ``out`` would take the place of something: of another export only with ``force``.
+
+    It is put in its place as a whole, which the folder that one works in cannot be.
+    """
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise ConfigError(f"{out}: you are in it; name a new folder with --out, such as ./export")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / EXPORT).is_file():

@@ -209,6 +209,10 @@ def test_bad_gold(align: Nmt, tmp_path: Path) -> None:
         (["--symmetrize", "union"], "--symmetrize goes with --reverse"),
         (["--plot-format", "svg"], "--plot-format goes with --plot"),
         (["--font", "x.ttf"], "--font goes with --plot"),
+        (
+            ["--target", "b", "--gold", "c", "--format", "soft"],
+            "--format goes with links that are written: with --gold",
+        ),
         (["--target", "b", "--beam", "3", "--alpha", "1"], "--beam goes with the model's own translations"),
         (["--method", "softmax"], "'softmax' is not one of 'grow-diag', 'argmax', 'mutual', 'threshold'"),
     ],

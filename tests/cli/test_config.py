@@ -65,6 +65,16 @@ def test_every_value_says_where_it_came_from(recipe: Path, capsys: pytest.Captur
     assert {origin for key, origin in found.items() if key not in from_recipe | from_flag} == {"default"}
 
 
+def test_a_table_that_is_replaced_leaves_no_origins_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("[training]\nschedule = { type = 'linear', warmup_steps = 200 }\nmax_steps = 7\n")
+    assert main(["config", str(path), "--set", "training.schedule=cosine"]) == 0
+    found = origins(capsys.readouterr().out)
+    assert found["training.schedule.type"] == "--set"
+    assert found["training.schedule.warmup_steps"] == "default"
+    assert found["training.max_steps"] == str(path)
+
+
 def test_the_environment_is_named(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -301,6 +301,18 @@ def test_json_lines_go_on_too(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == expected
 
 
+def test_samples_are_known_again_by_the_best_of_them(run: Path, source: str, tmp_path: Path) -> None:
+    lines = [json.dumps({"source": line}) for line in Path(source).read_text().splitlines()]
+    (tmp_path / "in.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    sampling = ["--sampling", "--nbest", "8", "--temperature", "3", "--batch-size", "1"]
+    command = ["translate", str(run), "-i", str(tmp_path / "in.jsonl"), "--format", "jsonl", *sampling]
+    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
+    expected = (tmp_path / "whole").read_bytes()
+    (tmp_path / "out").write_bytes(b"".join(expected.splitlines(keepends=True)[:35]))
+    assert main([*command, "--continue-from", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out").read_bytes() == expected
+
+
 def test_a_fault_in_the_input_leaves_what_is_done(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.write_bytes(b"".join(line.encode() + b"\n" for line in LINES[:25]) + b"\xff\nthe cat\n")

@@ -247,9 +247,44 @@ def test_what_is_read_is_not_written_and_a_folder_is_no_file(run: Path, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b.json", "run"]
 
 
+def test_the_recipes_own_sets_are_not_written_over(run: Path, corpus: Path, tmp_path: Path, nmt: Nmt) -> None:
+    own = Path(shutil.copytree(corpus, tmp_path / "own"))
+    before = (own / "test.fr").read_bytes()
+    code, _, err = nmt("evaluate", run, "--data", own, "-o", own / "test.fr")
+    assert (code, err) == (
+        2,
+        f"nmt: error: {own / 'test.fr'}: is read and written at once: name another file for the output\n",
+    )
+    assert (own / "test.fr").read_bytes() == before
+
+
+def test_bytes_that_are_no_text_may_stand_in_a_recipes_set(run: Path, corpus: Path, tmp_path: Path, nmt: Nmt) -> None:
+    own = Path(shutil.copytree(corpus, tmp_path / "own"))
+    (own / "test.en").write_bytes(b"the \xff\n" + (own / "test.en").read_bytes().split(b"\n", 1)[1])
+    code, _, err = nmt("evaluate", run, "--data", own, "-m", "bleu")
+    assert code == 3 and "test.en:1: byte 5 is not UTF-8" in err
+    assert nmt("evaluate", run, "--data", own, "-m", "bleu", "--on-bad-bytes", "replace")[0] == 0
+
+
+def test_tokenised_text_is_no_fault_where_words_are_not_cut(tmp_path: Path, nmt: Nmt) -> None:
+    lines = write(tmp_path / "tokenised", ["the cat sleeps ."] * 100)
+    for flags in (["--tokenize", "none"], ["-m", "chrf"]):
+        assert nmt("evaluate", "--hypotheses", lines, "-r", lines, *flags)[2] == ""
+    assert "--tokenize none" in nmt("evaluate", "--hypotheses", lines, "-r", lines)[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ["--hypotheses", "a", "-r", "b", "-m", "chrf", "--tokenize", "zh"],
+            "--tokenize is about bleu, which --metric",
+        ),
+        (
+            ["--hypotheses", "a", "-r", "b", "-m", "bleu", "--chrf-lowercase"],
+            "--chrf-lowercase is about chrf and chrf++",
+        ),
+        (["--hypotheses", "a", "-r", "b", "--json", "--width", "4"], "--width is about figures in lines"),
         (["--hypotheses", "a", "-r", "b", "--beam", "3", "--alpha", "1"], "--beam and --alpha: about translating"),
         (["--hypotheses", "a", "-r", "b", "--checkpoint", "step-1"], "--checkpoint: about translating"),
         (["--hypotheses", "a", "-r", "b", "--split", "valid"], "--split names a set of the recipe"),

@@ -209,3 +209,16 @@ def test_run_folders_hold_their_exports(tmp_path: Path) -> None:
         command = ["export", str(run.folder), "--to", "onnx", "--checkpoint", name, "--check", "0"]
         assert main(command if name == "best" else [*command, "--out", out]) == 0
     assert Run.open(run.folder).best().name == "step-10"
+
+
+def test_the_folder_one_works_in_is_not_put_in_anothers_place(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (".", "..", str(tmp_path)):
+        assert main(["export", str(TRAINED / "transformer"), "--to", "onnx", "--out", place, "--check", "0"]) == 2
+        assert (
+            capsys.readouterr().err
+            == f"nmt: error: {place}: you are in it; name a new folder with --out, such as ./export\n"
+        )
+    assert not list(tmp_path.iterdir())

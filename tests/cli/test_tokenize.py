@@ -94,6 +94,14 @@ def test_what_is_wrong_is_said_on_one_line(
     assert not (tmp_path / "out.model").exists()
 
 
+def test_a_tokenizer_does_not_take_the_place_of_its_text(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("a b c\n" * 50)
+    done = nmt("tokenize", "train", str(text), "-o", str(text), "--vocabulary", "300")
+    assert done.returncode == 2 and b"is read and written at once" in done.stderr
+    assert text.read_text() == "a b c\n" * 50
+
+
 def test_bad_bytes_can_be_replaced(model: Path) -> None:
     cut = nmt("tokenize", "encode", model, "--on-bad-bytes", "replace", text=b"a\n\xff\nb\n")
     assert cut.returncode == 0 and cut.stdout.count(b"\n") == 3

@@ -58,6 +58,26 @@ def test_every_search_is_there(tmp_path: Path, how: dict[str, Any]) -> None:
     assert_same(list(ours.translate(lines)), list(Translator.load(folder, threads=1, **how).translate(lines)))
 
 
+def test_memory_that_does_not_suffice_is_known_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By onnxruntime's words: a batch is then tried in halves."""
+    _, folder = write(tmp_path / "x", "gru", "gru")
+    theirs: Any = Translator.load(folder, device="cpu", threads=1, batch_size=8)
+    graph = theirs.engine._engine.model._remember
+    session, sizes = graph._session, []
+
+    class Small:
+        def run(self, names: list[str], tensors: dict[str, Any]) -> Any:
+            sizes.append(len(tensors["source"]))
+            if sizes[-1] > 2:
+                raise Exception("Non-zero status code: Failed to allocate memory for requested buffer of size 8")
+            return session.run(names, tensors)
+
+    expected = [one.text for one in theirs.translate(LINES)]
+    monkeypatch.setattr(graph, "_session", Small())
+    assert [one.text for one in theirs.translate(LINES)] == expected
+    assert max(sizes) > 2
+
+
 def test_it_runs_on_the_processor_only(tmp_path: Path) -> None:
     _, folder = write(tmp_path / "x", "gru", "gru")
     with pytest.raises(ConfigError, match="device 'cuda' cannot be used: exports to onnx run on the processor"):

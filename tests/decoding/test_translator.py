@@ -30,7 +30,7 @@ from nmt.decoding.lines import Counts, Lines, Part
 from nmt.decoding.request import Request, Source
 from nmt.decoding.scoring import score
 from nmt.decoding.translator import Translator, overridden
-from nmt.errors import CheckpointError, ConfigError, NmtError
+from nmt.errors import CheckpointError, ConfigError, DataError, NmtError
 from nmt.models import Seq2Seq, build
 
 LINES = [
@@ -186,6 +186,30 @@ def test_out_of_memory_over_one_sentence_names_its_line(
     monkeypatch.setattr(torch_engine, "beam_search", no_memory)
     with pytest.raises(NmtError, match=r"^line 2: out of memory over one sentence of \d+ pieces: use a smaller beam"):
         list(translator.translate(["", "a dog"]))
+    with pytest.raises(NmtError, match=r"^line 2: out of memory over one sentence of \d+ pieces: shorten it$"):
+        list(translator.translate(["", "a dog"], beam=1))
+
+
+def test_a_prefix_too_long_for_the_model_names_its_line(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translator.engine, "longest_target", 4)
+    lines = [Request("a dog"), Request("a dog", prefix="un chien noir et un chat")]
+    with pytest.raises(
+        DataError, match=r"^line 2: a translation cannot begin with a prefix of \d+ pieces: the model w"
+    ):
+        list(translator.translate(lines))
+
+
+def test_one_translation_a_line_is_the_least(translator: Translator) -> None:
+    with pytest.raises(ConfigError, match="nbest 0: a line has one translation at least"):
+        translator.translate(["a dog"], nbest=0)
+
+
+def test_a_line_of_nothing_but_marks_is_split_too(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translator, "longest_source", 20)
+    (one,) = translator.translate(["a" + "\u0301" * 300])
+    assert one.parts > 1
 
 
 def test_other_errors_of_the_model_are_not_taken_for_memory(
