@@ -27,7 +27,10 @@ def main() -> None:
     def translate(sentences: list[list[int]], size: int) -> list[list[int]]:
         found: list[list[int]] = [[] for _ in sentences]
         for rows, batch in task.batches(sentences, size):
-            made, _, _ = search(model, _batch(batch), beam_size=task.beam, beam_alpha=1.0, autocast=autocast, **lengths)
+            with torch.autocast(**autocast):  # of its own accord it leaves some products out, which torch then refuses
+                made, _, _ = search(
+                    model, _batch(batch), beam_size=task.beam, beam_alpha=1.0, autocast=autocast, **lengths
+                )
             for row, tokens in zip(rows, made.tolist(), strict=True):
                 found[row] = tokens
         return found
