@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -70,6 +72,23 @@ def test_without_gradients_nothing_is_kept() -> None:
         torch.testing.assert_close(looped(LoopProducts(), parts, layers), looped(PLAIN, parts, layers))
     with torch.inference_mode():
         assert not looped(LoopProducts(), parts, layers).requires_grad
+
+
+def test_a_loop_is_gone_when_it_is_over() -> None:
+    """Without Python's collector, which comes hundreds of batches later."""
+    parts, layers = both()
+    gc.collect()
+    gc.disable()
+    try:
+        products = LoopProducts()
+        total = looped(products, parts, layers)
+        kept = [weakref.ref(one) for one in (*products._known.values(), *products._pairs.values()) if one is not None]
+        total.backward()  # type: ignore[no-untyped-call]
+        del products, total
+        assert len(kept) == 6
+        assert [one() for one in kept] == [None] * 6
+    finally:
+        gc.enable()
 
 
 class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
