@@ -6,7 +6,7 @@ Since tanh x = 1 - 2 / (1 + e^2x), with
     r = 1 / (1 + e^2q e^2k),    v . tanh(q + k) = sum_h v_h - 2 sum_h v_h r_h,    d tanh(q + k) / dq = 4 r (1 - r)
 
 the powers are of queries and of keys by themselves, and a pair is left a product and a quotient, which a processor has
-done in an eighth of the time. A query whose power is no number any more, or 0, has a tangent of 1, or -1, with every
+done in a sixth of the time. A query whose power is no number any more, or 0, has a tangent of 1, or -1, with every
 key that :func:`powers` takes, and that is what comes out.
 """
 

@@ -204,7 +204,9 @@ def test_format_is_in_the_order_of_the_source() -> None:
     assert format_links([]) == ""
 
 
-@pytest.mark.parametrize("token", ["0", "0-", "-1", "a-b", "0-1-2", "0:1", "-1-0", "1.5-2", "²-1", "0?1"])
+@pytest.mark.parametrize(
+    "token", ["0", "0-", "-1", "a-b", "0-1-2", "0:1", "-1-0", "1.5-2", "²-1", "0?1", "9" * 5000 + "-1"]
+)
 def test_what_is_not_a_link_is_named_with_its_place(token: str) -> None:
     with pytest.raises(DataError) as caught:
         parse_links(f"0-0 {token}", "test.align:7")

@@ -102,6 +102,17 @@ def test_what_is_no_file_is_written_as_it_is(tmp_path: Path, capfdbinary: Captur
         assert reader.stdout.read() == b"three\n"
 
 
+def test_a_reader_that_leaves_a_named_pipe_is_no_fault(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        subprocess.Popen(["head", "-c", "1", tmp_path / "pipe"], stdout=subprocess.DEVNULL),
+        pytest.raises(BrokenPipeError),
+        whole_output(tmp_path / "pipe") as writer,
+    ):
+        for _ in range(1000):  # more than a pipe holds
+            writer.write("x" * 100_000)
+
+
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("older\n")

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nmt.checkpoint import Run
 from nmt.decoding.scorer import PairScore, Scorer
 from nmt_cli.main import main
 
@@ -444,3 +446,17 @@ def test_a_full_stdout_is_an_error(warm_python: str, untrained_run: Path) -> Non
     done = shell(warm_python, f"printf 'a dog\\tun chien\\n' | nmt score {untrained_run} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == "nmt: error: standard output: No space left on device\n"
+
+
+def test_the_precision_of_search_is_not_asked_for(
+    untrained_run: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forced translations are in single precision, also where the processor has not what the recipe searches in."""
+    monkeypatch.setattr("nmt.layers.packing.has_fbgemm", lambda device: False)
+    monkeypatch.delenv("NMT_PRECISION", raising=False)
+    own = Run.open(Path(shutil.copytree(untrained_run, tmp_path / "run")))
+    decoding = own.recipe.decoding.model_copy(update={"precision": "int8"})
+    Run(own.folder, own.recipe.model_copy(update={"decoding": decoding}), own.tokenizers).write()
+    assert main(["translate", str(own.folder), "-i", texts[1]]) == 2
+    assert main(["score", str(own.folder), *texts]) == 0
+    assert main(["align", str(own.folder), *texts, "--batch-size", "1"]) == 0

@@ -415,6 +415,7 @@ def test_the_recipes_groups_do_not_stand_in_the_way_of_samples() -> None:
     ("changes", "words"),
     [
         ({"mbr": "chrf", "alpha": 0.5}, r"decoding\.alpha has no say with mbr: leave it out, or change that"),
+        ({"mbr": "chrf", "sampling": True}, r"decoding\.sampling has no say with mbr: leave it out, or change that"),
         ({"length_penalty": "none", "alpha": 0.5}, r"decoding\.alpha has no say without a length_penalty: leave it"),
         ({"sampling": True, "stopping": "exact"}, r"decoding\.stopping has no say with sampling or mbr"),
         ({"diversity": 2.0}, r"decoding\.diversity has no say in a beam of one group: set groups, such as 2$"),
