@@ -106,12 +106,14 @@ class WholeLines:
     """Within its ``with`` block SIGINT and SIGTERM end the command at once, but never in the middle of a line.
 
     What is written within ``with lines.whole():`` is written to its end before the signal is obeyed. A second signal
-    ends the process as if nobody had asked. A signal that the parent has switched off stays off.
+    ends the process as if nobody had asked. A signal that the parent has switched off stays off. ``left`` is what the
+    error says of what there is then.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, left: str = "what was written ends with a whole line") -> None:
+        self._left = left
         self._previous: dict[int, Any] = {}
         self._writing = False
         self._heard: int | None = None
@@ -151,7 +153,7 @@ class WholeLines:
     def _obey(self) -> None:
         if self._heard is not None:
             said = "interrupted" if self._heard == signal.SIGINT else "terminated"
-            raise Interrupted(f"{said}: what was written ends with a whole line", self._heard)
+            raise Interrupted(f"{said}: {self._left}", self._heard)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nmt.errors import NmtError
 
-__all__ = ["place_of", "written_whole"]
+__all__ = ["check_writable", "place_of", "written_whole"]
 
 
 def place_of(path: Path) -> Path | None:
@@ -36,6 +36,24 @@ def place_of(path: Path) -> Path | None:
     return place
 
 
+def check_writable(path: Path) -> None:
+    """Raise NmtError, as :func:`place_of` does too, where no file of this name could be written: before the work."""
+    place = place_of(path)
+    if place is None:
+        return
+    part = _part(place)
+    try:
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise NmtError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _part(place: Path) -> Path:
+    """What a file is called while it is written: every process has a name of its own."""
+    return place.with_name(f".{place.name}.{os.getpid()}.part")
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A name to write under: ``path`` is what lies there at the end, and after an error what it was.
@@ -47,7 +65,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     if place is None:
         yield path
         return
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    part = _part(place)
     try:
         yield part
         part.replace(place)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import count, repeat
+from itertools import count, groupby, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,9 +18,11 @@ from nmt_cli.continuing import Output, whole_output
 from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.searching import by_hand, with_search_flags
+from nmt_cli.streaming import input_windows
 from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines
 
 if TYPE_CHECKING:
+    from nmt.alignment.aligner import Linked
     from nmt.alignment.report import Pictures
 
 __all__ = ["align"]
@@ -100,10 +102,10 @@ def align(
     in Pharaoh form, source-target, words counted from 0. With --gold, standard output has the alignment error rate,
     precision and recall instead, and the links are only written where --output says.
     """
-    _check(source, target, gold, units, reverse, translations, output)
+    _check(source, target, gold, units, reverse, translations, output, json=json)
     _check_idle(
         {"threshold": method == "threshold", "symmetrize": reverse is not None, "plot_format": plot is not None}
-        | {"font": plot is not None, "format_": gold is None or output != STANDARD}
+        | {"font": plot is not None, "format_": output != STANDARD or (gold is None and not json)}
         | {name: target is None for name in search if name != "batch_size"}  # which forced ones are read by, too
     )
     texts = _read(source, target, gold, line or [], on_bad_bytes, whole=plot is not None)
@@ -135,8 +137,13 @@ def align(
         form=format_,
         keep=json and gold is None and output == STANDARD,
     )
-    watched = console.track(texts.source, "aligning", len(texts.numbers) or None, unit="sentences")
-    linked = aligner.link(watched, texts.target, rule=rule, reverse=backward)
+
+    def all_linked() -> Iterator[Linked]:
+        arriving = input_windows(source, aligner.translator.window, on_bad_bytes=on_bad_bytes)
+        for part in texts.parts if texts.parts is not None else _counted(arriving):
+            yield from aligner.link(part.source, part.target, rule=rule, reverse=backward, first=part.first)
+
+    linked = console.track(all_linked(), "aligning", len(texts.numbers) or None, unit="sentences")
     with ExitStack() as files:
         silent = (json or gold is not None) and output == STANDARD
         read = [path for path in (source, target, gold) if path is not None]
@@ -165,25 +172,41 @@ def align(
 
 
 @dataclass(frozen=True)
-class _Texts:
-    """What is aligned: the chosen lines, and their numbers where they are known beforehand."""
+class _Part:
+    """Lines that stand one below the other, from number ``first`` on, and their translations if those are given."""
 
-    source: Iterable[str]
-    target: list[str] | None
+    first: int
+    source: list[str]
+    target: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is aligned: the chosen lines, and their numbers; no ``parts`` where they are read as they come."""
+
+    parts: list[_Part] | None
     gold: list[Gold] | None
     numbers: list[int]
+
+
+def _counted(windows: Iterator[list[str]]) -> Iterator[_Part]:
+    """Lines as they come."""
+    first = 1
+    for window in windows:
+        yield _Part(first, window)
+        first += len(window)
 
 
 def _read(
     source: Path, target: Path | None, gold: Path | None, chosen: list[int], on_bad_bytes: OnBadBytes, *, whole: bool
 ) -> _Texts:
-    """The texts, checked to pair up line by line; the source alone is left a stream where nothing is asked of it."""
+    """The texts, checked to pair up line by line; the source alone is left unread where nothing is asked of it."""
 
     def read(path: Path) -> list[str]:
         return list(input_lines(path, on_bad_bytes=on_bad_bytes))
 
     if target is None and not chosen and not whole:
-        return _Texts(input_lines(source, on_bad_bytes=on_bad_bytes), None, None, [])
+        return _Texts(None, None, [])
     sources = read(source)
     targets = None if target is None else read(target)
     golds = None if gold is None else read(gold)
@@ -207,7 +230,11 @@ def _read(
             )
             for row in rows
         ]
-    return _Texts([sources[row] for row in rows], targets and [targets[row] for row in rows], answers, numbers)
+    parts = []
+    for _, run in groupby(enumerate(rows), lambda pair: pair[1] - pair[0]):
+        some = [row for _, row in run]
+        parts.append(_Part(some[0] + 1, [sources[row] for row in some], targets and [targets[row] for row in some]))
+    return _Texts(parts, answers, numbers)
 
 
 def _check(
@@ -218,6 +245,8 @@ def _check(
     reverse: Path | None,
     translations: Path | None,
     output: Path,
+    *,
+    json: bool,
 ) -> None:
     """Raise ConfigError for options that do not go together."""
     if [source, target, gold].count(STANDARD) > 1:
@@ -226,7 +255,9 @@ def _check(
         raise ConfigError("--gold needs the --target whose words its links name")
     if translations is not None and target is not None:
         raise ConfigError("--translations are the model's own: leave out --target")
-    if translations is not None and translations == output != STANDARD:
+    if translations == STANDARD and (output == STANDARD or json):
+        raise ConfigError("--translations - is standard output, where something else is written: name a file for one")
+    if translations is not None and output != STANDARD and translations.resolve() == output.resolve():
         raise ConfigError(f"--translations and --output are both {output}: name another file for one of them")
     if units == "pieces" and (gold is not None or reverse is not None):
         raise ConfigError("--units pieces has no gold links, and two models have no pieces in common: align words")

@@ -16,6 +16,7 @@ from nmt_cli.continuing import refuse_inputs
 from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads, use_threads
 from nmt_cli.searching import by_hand, with_search_flags
+from nmt_cli.streaming import WholeLines
 from nmt_cli.streams import STANDARD, OnBadBytes, input_lines
 
 __all__ = ["evaluate"]
@@ -111,16 +112,17 @@ def evaluate(
                 refuse_inputs(_written(output), held_out.files)
         else:
             held_out = held_out_files(source, references, read)
-        result = evaluate_run(
-            opened,
-            held_out,
-            scoring,
-            which=checkpoint,
-            device=device,
-            output=output,
-            track=lambda items, total: console.track(items, "translating", total, unit="sentences"),
-            **search,
-        )
+        with WholeLines(left="there are no scores"):
+            result = evaluate_run(
+                opened,
+                held_out,
+                scoring,
+                which=checkpoint,
+                device=device,
+                output=output,
+                track=lambda items, total: console.track(items, "translating", total, unit="sentences"),
+                **search,
+            )
         console.note(f"translations: {result.translations}")
     cuts_words = any(score.name == "BLEU" and "|tok:none|" not in score.signature for score in result.scores)
     if cuts_words and looks_tokenized(result.hypotheses):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from nmt.errors import ConfigError, DataError
 from nmt_cli import console
 from nmt_cli.options import Checkpoint, Threads, use_threads
 from nmt_cli.streams import OnBadBytes, input_lines
@@ -57,6 +58,8 @@ def export(
     from nmt.export.export import Target, check_place, place_of
     from nmt.export.export import export as write
 
+    if source is not None and not check:
+        raise ConfigError(f"--source {source} is what would be compared: leave it out, or --check 0")
     use_threads(threads)
     target = Target(to, quantize, checkpoint)
     place = place_of(run, target) if out is None else out
@@ -65,16 +68,17 @@ def export(
     lines: list[str] = []
     if source is not None:
         lines = list(input_lines(source, on_bad_bytes=on_bad_bytes))
+        if not lines:
+            raise DataError(f"{source}: there are no lines to compare")
     elif check:
         lines = _validation_lines(opened, on_bad_bytes)
-    parity = write(opened, target, place, _some(lines, check))
+    parity = write(opened, target, place, _some(lines, check), threads=threads)
     typer.echo(f"{place}: {sum(path.stat().st_size for path in place.iterdir()) / 1e6:.1f} MB")
     typer.echo(parity.text if parity is not None else "nothing was checked")
 
 
 def _validation_lines(run: Run, on_bad_bytes: OnBadBytes) -> list[str]:
     """The sources of the run's validation set; none where it is gone, which is said."""
-    from nmt.errors import ConfigError, DataError
     from nmt.evaluation.runs import held_out_split
 
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from nmt.files import check_writable
 from nmt_cli import console
 from nmt_cli.continuing import refuse_inputs, whole_output
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines
@@ -30,7 +32,9 @@ Numbers = Annotated[bool, typer.Option("--ids", help="Numbers in place of pieces
 
 @tokenize.command()
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The file to write the model to.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="MODEL", help="The file to write the model to; - is standard output.")
+    ],
     files: Annotated[
         list[Path] | None,
         typer.Argument(metavar="FILE", help="Text, a sentence a line; standard input by default."),
@@ -59,7 +63,9 @@ def train(
     from nmt.config import TokenizerConfig
     from nmt.data.tokenizer import train_tokenizer
 
-    refuse_inputs([out], files or [])
+    if out != STANDARD:
+        refuse_inputs([out], files or [])
+        check_writable(out)
     config = TokenizerConfig(
         type=type_,
         vocabulary=vocabulary,
@@ -69,8 +75,12 @@ def train(
     )
     lines = (line for file in files or [STANDARD] for line in input_lines(file, on_bad_bytes=on_bad_bytes))
     tokenizer = train_tokenizer(console.track(lines, "reading", unit="lines"), config, seed=seed)
-    tokenizer.save(out)
-    console.note(f"{out}: {tokenizer.name}, {len(tokenizer)} {type_} pieces")
+    if out == STANDARD:
+        sys.stdout.buffer.write(tokenizer.to_bytes())
+        sys.stdout.buffer.flush()
+    else:
+        tokenizer.save(out)
+    console.note(f"{'stdout' if out == STANDARD else out}: {tokenizer.name}, {len(tokenizer)} {type_} pieces")
 
 
 @tokenize.command()

@@ -121,12 +121,13 @@ class Aligner:
         """The aligner in a run folder; the arguments and errors are those of ``Translator.load``."""
         return Aligner(Translator.load(folder, which=which, device=device, **decoding), units=units)
 
-    def align(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Alignment]:
+    def align(self, pairs: Iterable[tuple[str, str]], *, first: int = 1) -> Iterator[Alignment]:
         """One alignment a (source, target) pair of lines, in order; pairs are read a window ahead.
 
-        A pair that is longer than the model can read at once has no attention: a warning is logged.
+        A pair that is longer than the model can read at once has no attention: a warning is logged, by its number, that
+        of the ``first`` being given.
         """
-        rest, first = iter(pairs), 1
+        rest = iter(pairs)
         tokenizers = self.translator.tokenizers
         while window := list(islice(rest, WINDOW)):
             sides = [
@@ -136,10 +137,15 @@ class Aligner:
             yield from self._window(sides, first)
             first += len(window)
 
-    def translate(self, lines: Iterable[str]) -> Iterator[tuple[Translation, Alignment]]:
-        """The model's own translation of each line, and where it looked when it wrote it."""
-        for translation in self.translator.translate(lines, attention=True):
-            yield translation, Alignment.of(translation, units=self.units)
+    def translate(self, lines: Iterable[str], *, first: int = 1) -> Iterator[tuple[Translation, Alignment]]:
+        """The model's own translation of each line, and where it looked when it wrote it; lines are read a window
+        ahead, and ``first`` is the number of the first.
+        """
+        rest = iter(lines)
+        while window := list(islice(rest, self.translator.window)):
+            for translation in self.translator.translate_window(window, attention=True, first=first):
+                yield translation, Alignment.of(translation, units=self.units)
+            first += len(window)
 
     def link(
         self,
@@ -148,24 +154,25 @@ class Aligner:
         *,
         rule: LinkRule = LinkRule(),
         reverse: Aligner | None = None,
+        first: int = 1,
     ) -> Iterator[Linked]:
         """Links between ``lines`` and ``targets``, or the model's own translations where there are none.
 
         ``reverse`` is an aligner of the other direction: the links of both are joined. There have to be as many
-        targets as lines.
+        targets as lines. ``first`` is the number of the first line, for messages.
         """
         results: Iterator[tuple[Alignment, tuple[str, str]]]
         if targets is None:
-            results = ((alignment, (one.source, one.text)) for one, alignment in self.translate(lines))
+            results = ((alignment, (one.source, one.text)) for one, alignment in self.translate(lines, first=first))
         else:
             pairs, texts = tee(zip(lines, targets, strict=True))
-            results = zip(self.align(pairs), texts, strict=True)
+            results = zip(self.align(pairs, first=first), texts, strict=True)
         if reverse is None:
             for alignment, (_, text) in results:
                 yield Linked(alignment, rule(alignment), text)
             return
         results, again = tee(results)
-        backward = reverse.align((target, source) for _, (source, target) in again)
+        backward = reverse.align(((target, source) for _, (source, target) in again), first=first)
         for (alignment, (_, text)), turned in zip(results, backward, strict=True):
             yield Linked(alignment, rule(alignment, turned), text)
 

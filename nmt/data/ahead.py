@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ from nmt.data.filters import Overlap, find_overlaps
 from nmt.data.store import Store, prepare
 from nmt.data.tokenizer import TRAINING_LINES, Tokenizer, Tokenizers, train_tokenizers
 from nmt.data.writing import Progress, write_whole
-from nmt.errors import CheckpointError, ConfigError
+from nmt.errors import CheckpointError, ConfigError, NmtError
 
 __all__ = ["prepare_ahead", "ready_overlaps", "ready_tokenizers", "store_folder"]
 
@@ -66,19 +67,36 @@ def prepare_ahead(
 def ready_tokenizers(
     data: DataConfig, config: TokenizerConfig, seed: int, folder: Path, note: Callable[[str], None]
 ) -> Tokenizers:
-    """The recipe's tokenizers (:func:`~nmt.data.tokenizer.train_tokenizers`), trained if they are not in ``folder``."""
+    """The recipe's tokenizers (:func:`~nmt.data.tokenizer.train_tokenizers`), trained if they are not in ``folder``.
+
+    Raises NmtError, before they are, where token ids could not be written there.
+    """
     if config.source_model is not None or not data.train:
         return train_tokenizers(data, config, seed)
     decided = [config.model_dump(mode="json", include=TEXT_DECIDES), seed, TRAINING_LINES, sentencepiece.__version__]
     path = folder / f"{_key(data, decided)}.tokenizers"
     with contextlib.suppress(OSError, ValueError, KeyError, CheckpointError):
         return _read_tokenizers(path)
+    if data.stream is None:
+        _check_place(folder)
     note(f"training a {'joint ' if config.joint else ''}{config.type} tokenizer of {config.vocabulary}")
     tokenizers = train_tokenizers(data, config, seed)
     models = [one.to_bytes() for one in (tokenizers.source, tokenizers.target)[: 1 if tokenizers.joint else 2]]
     listing = [[len(model), hashlib.sha256(model).hexdigest()] for model in models]
     _keep(path, json.dumps(listing).encode() + b"\n" + b"".join(models))
     return tokenizers
+
+
+def _check_place(folder: Path) -> None:
+    """Raise NmtError where nothing can be kept in ``folder``, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise NmtError(
+            f"{folder}: token ids cannot be written there: {error.strerror}; name another folder with --store"
+        ) from error
 
 
 def _read_tokenizers(path: Path) -> Tokenizers:

@@ -7,6 +7,7 @@ class in :mod:`nmt.config` and a reader here.
 
 from __future__ import annotations
 
+import csv
 import functools
 import hashlib
 import itertools
@@ -165,9 +166,8 @@ def digest_corpus(corpus: AnyCorpus) -> str:
             parts = _digest_dataset(corpus)
         case _:
             assert_never(corpus)
-    how = corpus.model_dump(
-        mode="json", exclude={"weight", "path"} | ({"source", "target"} if corpus.format == "text" else set())
-    )
+    places = {"text": {"source", "target"}, "datasets": {"dataset"} if _is_local(corpus) else set[str]()}
+    how = corpus.model_dump(mode="json", exclude={"weight", "path"} | places.get(corpus.format, set()))
     return hashlib.sha256(json.dumps([how, parts]).encode()).hexdigest()
 
 
@@ -186,9 +186,14 @@ def _digest_content(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_local(corpus: AnyCorpus) -> bool:
+    """Whether it is a data set that lies in files here."""
+    return isinstance(corpus, DatasetsCorpus) and Path(corpus.dataset).exists()
+
+
 def _digest_dataset(corpus: DatasetsCorpus) -> list[str]:
     path = Path(corpus.dataset)
-    if path.exists():
+    if _is_local(corpus):
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         return [f"{file.relative_to(path)} {_digest_file(file)}" for file in files]
     rows = load_dataset(corpus)
@@ -316,13 +321,36 @@ def _read_datasets(corpus: DatasetsCorpus) -> Iterator[Pair]:
             for column in wanted:
                 if column not in table.column_names:
                     raise DataError(f"{name}: there is no column {column!r}")
-            for source, target in zip(*(table.column(column).to_pylist() for column in wanted), strict=True):
+            for source, target in zip(*(_cells(table.column(column)) for column in wanted), strict=True):
                 number += 1
                 record = {wanted[0]: source, wanted[1]: target}
                 where = f"{name}, row {number}"
                 yield Pair(_field(record, corpus.source, where), _field(record, corpus.target, where))
-    except _unreadable() as error:
+    except (*_unreadable(), ValueError) as error:
         raise DataError(f"{name}, after row {number}: cannot be read: {_first_line(error)}") from error
+
+
+def _cells(column: Any) -> list[Any]:
+    """What an Arrow column holds. Where rows of a JSON file are not of one form, ``datasets`` keeps parts of it as JSON
+    text, which is read here.
+    """
+    cells: list[Any] = column.to_pylist()
+    return [_parsed(cell, column.type) for cell in cells] if _JSON in str(column.type) else cells
+
+
+_JSON = "arrow.json"
+"""What Arrow calls JSON text among its types."""
+
+
+def _parsed(cell: Any, kind: Any) -> Any:
+    """A cell of an Arrow type with what is JSON text in it read."""
+    if cell is None:
+        return None
+    if getattr(kind, "extension_name", None) == _JSON:
+        return json.loads(cell)
+    if isinstance(cell, Mapping):
+        return {field.name: _parsed(cell[field.name], field.type) for field in kind}
+    return cell
 
 
 class PairStream:
@@ -351,7 +379,7 @@ class PairStream:
                 self._number += 1
                 where = f"{name}, row {self._number}"
                 pairs.append(Pair(*(_field(record, key, where) for key in (self._corpus.source, self._corpus.target))))
-        except _unreadable() as error:
+        except (*_unreadable(), ValueError) as error:
             raise DataError(f"{name}, after row {self._number}: cannot be read: {_first_line(error)}") from error
         return pairs
 
@@ -385,7 +413,12 @@ def load_dataset(corpus: DatasetsCorpus) -> Any:
             )
         if hasattr(builder.config, "keep_default_na"):
             options["keep_default_na"] = False  # or the words NA, null, None and nan would be nothing at all
-        return datasets.load_dataset(path, corpus.name, split=corpus.split, streaming=corpus.streaming, **options)
+        try:
+            return datasets.load_dataset(path, corpus.name, split=corpus.split, streaming=corpus.streaming, **options)
+        except ValueError as error:
+            if "split" in str(error).lower():
+                raise
+            raise DataError(f"data set {corpus.dataset!r} cannot be read: {_first_line(error)}") from error
     except (FileNotFoundError, ConnectionError) as error:
         raise ConfigError(f"data set {corpus.dataset!r} cannot be found: {_first_line(error)}") from error
     except _unreadable() as error:
@@ -407,7 +440,7 @@ def _loader(corpus: DatasetsCorpus) -> tuple[str, dict[str, Any]]:
             f"data set {path}: not one of {', '.join(_FORMATS)}, nor a folder, nor the name of a data set"
         )
     return _FORMATS[path.suffix], {"data_files": {corpus.split: str(path)}} | (
-        {"sep": "\t"} if path.suffix == ".tsv" else {}
+        {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}  # as _read_tsv has it
     )
 
 

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, Self, cast
+from typing import BinaryIO, Literal, Protocol, Self, cast
 
 import zstandard
 
@@ -175,7 +175,7 @@ def _count_lines(path: Path, size: int, changed: int) -> int:
 # ---------------------------------------------------------------------------------------------------------- compression
 
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-"""What the decompressors raise for files that are not what they began as (bz2's OSError is turned into EOFError)."""
+"""What the decompressors raise for files that are not what they began as; bz2's OSError is turned into EOFError."""
 
 
 @contextmanager
@@ -199,44 +199,96 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
 
 def decompressed(raw: io.BufferedReader) -> BinaryIO:
     """The stream as it is, or what is compressed in it: its first bytes say which."""
-    start = raw.peek(16)[:16] if hasattr(raw, "peek") else b""
+    start = raw.peek(_LONGEST_START)[:_LONGEST_START] if hasattr(raw, "peek") else b""
+    if start and b"\n" not in start and any(one.startswith(start) for one in _STARTS):  # as much as a pipe has so far
+        start = raw.read(_LONGEST_START)
+        raw = io.BufferedReader(_Again(start, raw))
     if start.startswith(b"\x1f\x8b"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-    if start.startswith(b"\xfd7zXZ\x00"):
-        return cast(BinaryIO, lzma.LZMAFile(raw))
-    if start.startswith(b"BZh") and start[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
-        return cast(BinaryIO, io.BufferedReader(_Bzip(raw)))
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
-        return cast(BinaryIO, io.BufferedReader(_Zstandard(raw), _CHUNK))
-    return raw
+    frames: _Frames | None = None
+    if start.startswith(_XZ):
+        frames = _Frames(raw, lzma.LZMADecompressor, padding=b"\0")
+    elif start.startswith(b"BZh") and start[4:10] in _BZIP:
+        frames = _Frames(raw, bz2.BZ2Decompressor)
+    elif start[:4] in _ZSTANDARD:
+        frames = _Frames(raw, _Zstandard)
+    return raw if frames is None else cast(BinaryIO, io.BufferedReader(frames, _CHUNK))
 
 
-class _Bzip(io.RawIOBase):
-    """bz2.BZ2File whose complaint of bad data is told apart from the system's failures."""
+_XZ = b"\xfd7zXZ\x00"
+_BZIP = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
+"""What follows ``BZh`` and a digit: the first block, or the end of nothing at all."""
+_ZSTANDARD = (b"\x28\xb5\x2f\xfd", *(bytes((first, 0x2A, 0x4D, 0x18)) for first in range(0x50, 0x60)))
+"""A frame, or one that is there to be skipped, as pzstd begins with."""
+_STARTS = (b"\x1f\x8b", _XZ, *_ZSTANDARD, *(b"BZh%d" % level + block for level in range(1, 10) for block in _BZIP))
+_LONGEST_START = max(map(len, _STARTS))
 
-    def __init__(self, raw: BinaryIO) -> None:
-        self._file = bz2.BZ2File(raw)
+
+class _Again(io.RawIOBase):
+    """A stream whose first bytes, which were read to see what it is, are still to come."""
+
+    def __init__(self, start: bytes, rest: io.BufferedReader) -> None:
+        self._start, self._rest = start, rest
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        try:
-            return self._file.readinto(buffer)
-        except OSError as error:
-            if error.errno is None:
-                raise EOFError(str(error)) from error
-            raise
+        made = self._start[: len(buffer)] or self._rest.read1(len(buffer))
+        self._start = self._start[len(made) :]
+        buffer[: len(made)] = made
+        return len(made)
 
 
-class _Zstandard(io.RawIOBase):
-    """Frames of zstandard one after the other; the library's own reader takes a cut frame for the end of the file."""
+class _Decompressor(Protocol):
+    """What reads one frame, as :mod:`bz2` and :mod:`lzma` have it."""
 
-    def __init__(self, raw: BinaryIO) -> None:
-        self._raw = raw
-        self._decoder = zstandard.ZstdDecompressor()
-        self._frame = self._decoder.decompressobj()
-        self._inside = False
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Zstandard:
+    """One frame of zstandard, in the same form; it gives all that it has at once."""
+
+    needs_input = True
+
+    def __init__(self) -> None:
+        self._frame = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return self._frame.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        return self._frame.decompress(data)
+
+
+_LARGEST_WINDOW = 2**31
+"""What ``zstd --long=31`` looks back, the most there is."""
+
+
+class _Frames(io.RawIOBase):
+    """What is compressed in frames that stand one behind the other, with nothing but ``padding`` in between.
+
+    Every one of them has to be whole. Python's own readers take a second one that is damaged, and zstandard's one that
+    is cut short, for the end of the file.
+    """
+
+    def __init__(self, raw: BinaryIO, begin: Callable[[], _Decompressor], *, padding: bytes = b"") -> None:
+        self._raw, self._begin, self._padding = raw, begin, padding
+        self._frame: _Decompressor | None = None
         self._pending = b""
         self._output = memoryview(b"")
 
@@ -245,19 +297,25 @@ class _Zstandard(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._output:
-            chunk = self._pending or self._raw.read(_CHUNK // 8)
-            self._pending = b""
-            if not chunk:
-                if self._inside:
-                    raise EOFError("the last frame is not complete")
-                return 0
-            if not self._inside:
-                self._frame = self._decoder.decompressobj()
-                self._inside = True
-            self._output = memoryview(self._frame.decompress(chunk))
+            if self._frame is None or self._frame.needs_input:
+                chunk, self._pending = self._pending or self._raw.read(_CHUNK // 8), b""
+                if not chunk and self._frame is not None:
+                    raise EOFError("its last part is not complete")
+                if not chunk:
+                    return 0
+                if self._frame is None:
+                    chunk = chunk.lstrip(self._padding) if self._padding else chunk
+                    if not chunk:
+                        continue
+                    self._frame = self._begin()
+            else:
+                chunk = b""
+            try:
+                self._output = memoryview(self._frame.decompress(chunk, _CHUNK))
+            except OSError as error:  # what bz2 says of bad data, as if the system had failed
+                raise EOFError(str(error)) from error
             if self._frame.eof:
-                self._pending = self._frame.unused_data
-                self._inside = False
+                self._pending, self._frame = self._frame.unused_data, None
         size = min(len(buffer), len(self._output))
         buffer[:size] = self._output[:size]
         self._output = self._output[size:]
@@ -293,7 +351,7 @@ class LineWriter:
             ".gz": lambda raw: gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0),
             ".bz2": lambda raw: bz2.BZ2File(raw, "wb"),
             ".xz": lambda raw: lzma.LZMAFile(raw, "wb"),  # noqa: SIM115
-            ".zst": lambda raw: zstandard.ZstdCompressor().stream_writer(raw, closefd=False),
+            ".zst": lambda raw: zstandard.ZstdCompressor(write_checksum=True).stream_writer(raw, closefd=False),
         }
         if name.suffix not in compress:
             return cls(raw, None, name)

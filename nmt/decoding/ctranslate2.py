@@ -277,14 +277,16 @@ def _load(folder: Path, device: str, threads: int) -> ctranslate2.Translator:
     """
     import ctranslate2
 
-    kind, _, number = device.partition(":")
+    kind, mark, number = device.partition(":")
+    if mark and not number.isdecimal():
+        raise ConfigError(f"device {device!r} cannot be used: what follows {kind}: is a number, such as {kind}:0")
     level = ctranslate2.get_log_level()
     ctranslate2.set_log_level(logging.ERROR)  # a type that the processor has not is widened: no need to say so
     try:
         return ctranslate2.Translator(
             str(folder),
             device=kind,
-            device_index=int(number) if number.isdecimal() else 0,
+            device_index=int(number or 0),
             intra_threads=threads,
             inter_threads=1,
         )

@@ -20,7 +20,17 @@ from nmt.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
-__all__ = ["ALL_METRICS", "MetricName", "Score", "Tokenization", "default_tokenization", "evaluate", "looks_tokenized"]
+__all__ = [
+    "ALL_METRICS",
+    "MetricName",
+    "Score",
+    "Tokenization",
+    "check_tokenization",
+    "default_tokenization",
+    "evaluate",
+    "looks_tokenized",
+    "tokenizations",
+]
 
 MetricName = Literal["bleu", "chrf", "chrf++", "ter"]
 """BLEU (Papineni et al. 2002), chrF2 and chrF++ (Popović 2015, 2017), TER (Snover et al. 2006)."""
@@ -32,7 +42,12 @@ Tokenization = Literal[
 ]
 """How BLEU cuts text into words, under sacreBLEU's names."""
 
-_BY_LANGUAGE: Mapping[str, Tokenization] = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+_BY_LANGUAGE: Mapping[str, Tokenization] = {
+    **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue"), "zh"),
+    **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
+    **dict.fromkeys(("ko", "kor"), "ko-mecab"),
+}
+"""By the language's code in two letters or in three (ISO 639), as FLORES has them before the script."""
 
 _TOKENIZED_LINES = 100
 """From this many lines ending in `` .`` on, sacreBLEU takes a text for tokenised."""
@@ -99,12 +114,24 @@ def default_tokenization(language: str) -> Tokenization:
     Where the morphological analyser for Japanese or Korean is not installed (``pip install 'sacrebleu[ja]'``,
     ``'sacrebleu[ko]'``), characters are counted; the signature tells which it was.
     """
-    name = _BY_LANGUAGE.get(language.lower().replace("_", "-").partition("-")[0], "13a")
+    first, *others = tokenizations(language)
     try:
-        _metric("bleu", tokenize=name)
+        check_tokenization(first)
     except ConfigError:
-        return "char"
-    return name
+        return others[0]
+    return first
+
+
+def tokenizations(language: str) -> tuple[Tokenization, ...]:
+    """What :func:`default_tokenization` may come to; nothing is imported to tell."""
+    name = _BY_LANGUAGE.get(language.lower().replace("_", "-").partition("-")[0], "13a")
+    return (name, "char") if name.endswith("-mecab") else (name,)
+
+
+def check_tokenization(name: Tokenization) -> None:
+    """Raise ConfigError for a tokenisation that needs what is not installed, or cannot be fetched."""
+    with _quiet():
+        _metric("bleu", tokenize=name)
 
 
 def looks_tokenized(hypotheses: Sequence[str]) -> bool:

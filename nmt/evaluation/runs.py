@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from nmt.checkpoint import Run
 from nmt.config import DecodingConfig, Recipe
-from nmt.data.text import LineWriter, OnBadBytes
+from nmt.data.text import LineWriter, OnBadBytes, read_lines
 from nmt.errors import ConfigError, DataError, NmtError
-from nmt.evaluation.metrics import ALL_METRICS, MetricName, Score, Tokenization, default_tokenization, evaluate
+from nmt.evaluation.metrics import (
+    ALL_METRICS,
+    MetricName,
+    Score,
+    Tokenization,
+    check_tokenization,
+    default_tokenization,
+    evaluate,
+)
 from nmt.evaluation.signature import sign, sign_model, sign_search
 from nmt.files import place_of, written_whole
 
@@ -34,13 +44,19 @@ Split = Literal["test", "valid"]
 class HeldOut:
     """Sentences and what they should become: ``source[i]`` has the translation ``references[j][i]`` for every j.
 
-    ``files`` are the local files that it was read from.
+    ``files`` are the local files that it was read from, ``split`` says which of the recipe's own sets it is, if it is.
     """
 
     name: str
     source: Sequence[str]
     references: Sequence[Sequence[str]]
     files: Sequence[Path] = ()
+    split: Split | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells sets of one name apart: of all lines."""
+        return hashlib.sha256(json.dumps([self.source, self.references]).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ class Evaluation:
     """
 
     scores: Sequence[Score]
-    name: str
+    held_out: HeldOut
     hypotheses: Sequence[str]
     model: dict[str, str] = field(default_factory=dict)
     search: dict[str, str] = field(default_factory=dict)
@@ -67,7 +83,8 @@ class Evaluation:
         made = {"model": self.model, "search": self.search} if self.model else {}
         kept = {"translations": str(self.translations)} if self.translations is not None else {}
         scores = [score.as_dict() for score in self.scores]
-        return {"scores": scores, "set": self.name, "lines": len(self.hypotheses), **made, **kept}
+        of = {"set": self.held_out.name, "split": self.held_out.split, "digest": self.held_out.digest}
+        return {"scores": scores, **of, "lines": len(self.hypotheses), **made, **kept}
 
 
 def held_out_split(
@@ -87,8 +104,14 @@ def held_out_split(
             f"the recipe has no [data.{split}]: name the text with --source and --reference, or a folder with --data"
         )
     pairs = read_eval_pairs(corpus, on_bad_bytes=on_bad_bytes)
-    name = split if folder is None or corpus == own else f"{split}-{folder.resolve().name}"
-    return HeldOut(name, [pair.source for pair in pairs], [[pair.target for pair in pairs]], files_of(corpus))
+    is_own = folder is None or corpus == own
+    return HeldOut(
+        split if folder is None or is_own else f"{split}-{folder.resolve().name}",
+        [pair.source for pair in pairs],
+        [[pair.target for pair in pairs]],
+        files_of(corpus),
+        split if is_own else None,
+    )
 
 
 def held_out_files(source: Path, references: Sequence[Path], read: Callable[[Path], Iterable[str]]) -> HeldOut:
@@ -130,7 +153,7 @@ class Scoring:
 
 def evaluate_files(held_out: HeldOut, scoring: Scoring = Scoring()) -> Evaluation:
     """Score the lines of ``held_out.source`` as they are."""
-    return Evaluation(scoring(held_out.source, held_out.references), held_out.name, held_out.source)
+    return Evaluation(scoring(held_out.source, held_out.references), held_out, held_out.source)
 
 
 def evaluate_run(
@@ -147,21 +170,27 @@ def evaluate_run(
     """Translate ``held_out`` with a run's model and score what comes out.
 
     The translations are kept in ``output``, by default in the run folder's ``evaluations``, and the scores beside them,
-    with .json behind the name, unless that is a pipe or a device. ``which`` names the checkpoint, ``decoding``
-    overrides the recipe's search, ``track`` may watch the translations on their way. Raises CheckpointError for a
-    checkpoint that is not there, NmtError where ``output`` cannot be written.
+    with .json behind the name, unless that is a pipe or a device. Other scores of the same translations stay there.
+    ``which`` names the checkpoint, ``decoding`` overrides the recipe's search, ``track`` may watch the translations on
+    their way. Raises CheckpointError for a checkpoint that is not there, ConfigError for a tokenisation that is not,
+    NmtError where ``output`` cannot be written.
     """
     from nmt.decoding.translator import Translator
 
     checkpoint = run.checkpoint(which)
+    own = _tokenization(run.recipe)
+    if "bleu" in scoring.metrics:
+        check_tokenization(scoring.tokenize or own)
     model = sign_model(run, checkpoint)
     translator = Translator.load(run.folder, which=checkpoint.name, device=device, **decoding)
-    beam = translator.decoding.beam
-    name = ".".join([held_out.name, checkpoint.name, f"beam{beam}", *_unlike(translator.decoding, run.recipe.decoding)])
+    of = held_out.name if held_out.split is not None else f"{held_out.name}-{held_out.digest}"
+    unlike = _unlike(translator.decoding, run.recipe.decoding, of_precision="precision" in decoding)
+    name = ".".join([of, checkpoint.name, f"beam{translator.decoding.beam}", *unlike])
     path = output or run.folder / "evaluations" / f"{name}.hyp"
     beside = path.with_name(f"{path.name if output else name}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    hypotheses = []
+    hypotheses: list[str] = []
+    earlier = _earlier(path, beside) if place_of(path) is not None else None
     with written_whole(path) as part:
         writer = LineWriter.open(part, name=path)  # before the work, to find now what cannot be written
         try:
@@ -170,18 +199,21 @@ def evaluate_run(
                 writer.write(translation.text)
         finally:
             writer.close()
-    scores = scoring(hypotheses, held_out.references, _tokenization(run.recipe))
+        scores = scoring(hypotheses, held_out.references, own)
     search = sign_search(translator.decoding)
-    evaluation = Evaluation(scores, held_out.name, hypotheses, model, search, path)
+    evaluation = Evaluation(scores, held_out, hypotheses, model, search, path)
     if place_of(path) is not None:
-        _keep(evaluation, beside)
+        _keep(evaluation, beside, earlier)
     return evaluation
 
 
-def _unlike(search: DecodingConfig, recipe: DecodingConfig) -> list[str]:
-    """How a search differs from the recipe's, in what finds other translations: for the name of a file."""
+def _unlike(search: DecodingConfig, recipe: DecodingConfig, *, of_precision: bool) -> list[str]:
+    """How a search differs from the recipe's, in what finds other translations: for the name of a file.
+
+    Its precision, which ``auto`` makes of what processor there is, counts where it was asked for.
+    """
     ours, its = search.model_dump(mode="json"), recipe.model_dump(mode="json")
-    rest = ours.keys() - {"beam", "batch_size", "precision"}
+    rest = ours.keys() - {"beam", "batch_size", *(() if of_precision else ("precision",))}
     return [f"{name}={value}" for name, value in ours.items() if name in rest and value != its[name]]
 
 
@@ -191,10 +223,27 @@ def _tokenization(recipe: Recipe) -> Tokenization:
     return default_tokenization(recipe.data.target) if named == "auto" else named
 
 
-def _keep(evaluation: Evaluation, path: Path) -> None:
-    """Write an evaluation as JSON."""
+def _earlier(translations: Path, scores: Path) -> tuple[list[str], dict[str, Any]] | None:
+    """What an earlier evaluation left in the same place, if it can be read."""
+    try:
+        found = json.loads(scores.read_text(encoding="utf-8"))
+        return list(read_lines(translations)), found if isinstance(found, dict) else {}
+    except (OSError, ValueError, NmtError):
+        return None
+
+
+def _keep(evaluation: Evaluation, path: Path, earlier: tuple[list[str], dict[str, Any]] | None) -> None:
+    """Write an evaluation as JSON, with what other scores an ``earlier`` one has of the same translations."""
+    content = evaluation.as_dict()
+    if earlier is not None:
+        lines, before = earlier
+        same = all(before.get(key) == content[key] for key in ("model", "search", "digest"))
+        if same and lines == list(evaluation.hypotheses):
+            known = {(score.name, score.signature) for score in evaluation.scores}
+            others = [one for one in before.get("scores", []) if (one["name"], one["signature"]) not in known]
+            content["scores"] = [score.as_dict() for score in evaluation.scores] + others
     try:
         with written_whole(path) as part:
-            part.write_text(json.dumps(evaluation.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise NmtError(f"{path}: the scores cannot be written: {error.strerror or error}") from error

@@ -50,12 +50,13 @@ def check_place(out: Path, *, force: bool) -> None:
         raise ConfigError(f"{out}: there is an export already: replace it with --force, or name a folder with --out")
 
 
-def export(run: Run, target: Target, out: Path, lines: Sequence[str]) -> Parity | None:
+def export(run: Run, target: Target, out: Path, lines: Sequence[str], *, threads: int = 0) -> Parity | None:
     """Write the export of a run's model as the folder ``out``, after it has translated ``lines`` as the run does.
 
-    Where it is quantised any result will do, else it must be the same. Without lines nothing is compared, and None
-    returned. Raises ConfigError for a model or a search that the engine does not know, NmtError where its library is
-    not installed or where it translates otherwise; ``out`` is then as it was.
+    Where ``out`` is a link, the folder lies where it leads. Where the model is quantised any result will do, else it
+    must be the same. Without lines nothing is compared, and None returned. ``threads`` are the engine's, 0 being all.
+    Raises ConfigError for a model or a search that the engine does not know, NmtError where its library is not
+    installed or where it translates otherwise; ``out`` is then as it was.
     """
     need(target.kind)
     model = run.load_model(target.which)
@@ -69,7 +70,8 @@ def export(run: Run, target: Target, out: Path, lines: Sequence[str]) -> Parity 
         run=sign_model(run, run.checkpoint(target.which)),
     )
     files = exported.files() | _converted(run, model, target)
-    parity = _tried(run, model, files, out, lines)
+    out = out.resolve() if out.is_symlink() else out
+    parity = _tried(run, model, files, out, lines, threads)
     if parity is not None and target.quantization == "none":
         parity.require(target.kind)
     write_folder(out, files)
@@ -91,7 +93,9 @@ def _converted(run: Run, model: Seq2Seq, target: Target) -> dict[str, bytes]:
     assert_never(target.kind)
 
 
-def _tried(run: Run, model: Seq2Seq, files: dict[str, bytes], out: Path, lines: Sequence[str]) -> Parity | None:
+def _tried(
+    run: Run, model: Seq2Seq, files: dict[str, bytes], out: Path, lines: Sequence[str], threads: int
+) -> Parity | None:
     """How the export translates, read from a folder that is gone afterwards."""
     decoding = run.recipe.decoding.model_copy(update={"precision": "float32"})  # the reference, whatever the processor
     try:
@@ -99,7 +103,7 @@ def _tried(run: Run, model: Seq2Seq, files: dict[str, bytes], out: Path, lines: 
         shutil.rmtree(parent, ignore_errors=True)
         try:
             write_folder(parent / "export", files)
-            theirs = Translator.load(parent / "export", device="cpu")
+            theirs = Translator.load(parent / "export", device="cpu", threads=threads)
             theirs.check()
             if not lines:
                 return None

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nmt.checkpoint import Run, latest_folder, read_json
+from nmt.config import Recipe
 from nmt.errors import CheckpointError, DataError, NmtError
+from nmt.evaluation.metrics import tokenizations
 from nmt.training.report import read_log
 
 __all__ = ["RunSummary", "find_runs", "summarize", "table"]
@@ -70,7 +72,7 @@ def summarize(folder: Path) -> RunSummary:
         perplexity=scores.get("perplexity"),
         bleu=scores.get("bleu"),
         chrf=scores.get("chrf"),
-        test_bleu=_test_bleu(folder),
+        test_bleu=_test_bleu(folder, run.recipe),
     )
 
 
@@ -133,14 +135,20 @@ def _parameters(checkpoint: Path) -> int:
         raise NmtError(f"{path}: cannot be read: {error}") from error
 
 
-def _test_bleu(folder: Path) -> float | None:
-    """BLEU of the newest evaluation of the test set, if there was one."""
+def _test_bleu(folder: Path, recipe: Recipe) -> float | None:
+    """BLEU of the newest evaluation of the recipe's test set, if there was one; words cut as in validation."""
+    named = recipe.training.bleu_tokenize
+    cuts = tokenizations(recipe.data.target) if named == "auto" else (named,)
     for path in sorted((folder / "evaluations").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            found = [float(score["score"]) for score in content["scores"] if score["name"] == "BLEU"]
-            if content["set"] == "test" and found:
-                return found[0]
+            if content.get("split", content["set"]) != "test":  # older ones do not say whether it was the recipe's
+                continue
+            for score in content["scores"]:
+                if score["name"] == "BLEU":
+                    cased, _, cut = score["signature"].partition("|tok:")
+                    if "|case:mixed|" in f"{cased}|" and cut.startswith(cuts):
+                        return float(score["score"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None

@@ -87,6 +87,21 @@ def test_the_models_own_translations_from_a_pipe(warm_python: str, untrained_run
     assert done.stderr == ""
 
 
+def test_a_line_is_answered_before_the_next_is_written(warm_python: str, untrained_run: Path) -> None:
+    command = [warm_python, "-m", "nmt", "align", str(untrained_run), "--format", "json"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        for line in (b"the black cat sleeps .\n", b"the lion runs .\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["source"] == line.decode().split()
+        process.stdin.write(b"the wolf\n\xff\n")  # what comes before a fault is answered
+        process.stdin.close()
+        assert json.loads(process.stdout.readline())["source"] == ["the", "wolf"]
+        assert process.wait(timeout=30) == 3
+        assert process.stderr.read().startswith(b"nmt: error: stdin:4: byte 1 is not UTF-8")
+
+
 def test_soft(align: Nmt) -> None:
     code, out, _ = align("--format", "soft")
     assert code == 0
@@ -104,6 +119,14 @@ def test_pieces(align: Nmt) -> None:
 def test_chosen_lines_in_their_order(align: Nmt) -> None:
     whole = align()[1].split("\n")
     assert align("--line", 3, "--line", 1)[1].split("\n") == [whole[2], whole[0], ""]
+
+
+def test_a_chosen_line_has_its_own_number_in_what_is_said(untrained_run: Path, tmp_path: Path, nmt: Nmt) -> None:
+    source = write(tmp_path / "long.en", [*SOURCE, "the cat " * 600])
+    target = write(tmp_path / "long.fr", [*TARGET, "le chat"])
+    code, out, err = nmt("align", untrained_run, "--source", source, "--target", target, "--line", 5, "--line", 1)
+    assert (code, out.count("\n")) == (0, 2)
+    assert "line 5" in err
 
 
 def test_gold_prints_the_error_rate_instead(align: Nmt, tmp_path: Path) -> None:
@@ -205,6 +228,10 @@ def test_bad_gold(align: Nmt, tmp_path: Path) -> None:
         (["--source", "a", "--target", "b", "--units", "pieces", "--gold", "c"], "--units pieces has no gold links"),
         (["--source", "a", "--units", "pieces", "--reverse", "c"], "--units pieces has no gold links"),
         (["--source", "a", "--translations", "c", "-o", "c"], "--translations and --output are both c"),
+        (["--source", "a", "--translations", "./x/../c", "-o", "c"], "--translations and --output are both c"),
+        (["--source", "a", "--translations", "-"], "--translations - is standard output, where something else is"),
+        (["--source", "a", "--translations", "-", "-o", "c", "--json"], "--translations - is standard output"),
+        (["--source", "a", "--json", "--format", "soft"], "--format goes with links that are written"),
         (["--threshold", "0.5"], "--threshold goes with --method threshold"),
         (["--symmetrize", "union"], "--symmetrize goes with --reverse"),
         (["--plot-format", "svg"], "--plot-format goes with --plot"),

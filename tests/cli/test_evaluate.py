@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,6 +217,63 @@ def test_another_search_is_kept_beside_the_first(run: Path, nmt: Nmt) -> None:
     kept = {path.name.removesuffix(".json") for path in (run / "evaluations").glob("*.json")}
     first = "test.step-20.beam2"
     assert kept == {first, f"{first}.alpha=0.5", f"{first}.alpha=0.5.coverage_penalty=0.2"}
+
+
+def test_sets_of_one_name_are_kept_apart(run: Path, tmp_path: Path, nmt: Nmt) -> None:
+    """The file of a user's that is called ``test`` is not the recipe's test set, nor is it that of another folder."""
+    bleu = nmt("evaluate", run, "--json", "-m", "bleu")[1]
+    kept = {path: path.read_bytes() for path in (run / "evaluations").iterdir()}
+    for number, line in enumerate(("the cat sleeps .", "the lion runs .")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        source, reference = write(folder / "test", [line]), write(folder / "test.fr", ["le chat dort ."])
+        assert nmt("evaluate", run, "--source", source, "--reference", reference, "-m", "bleu")[0] == 0
+    assert len(list((run / "evaluations").glob("test*.json"))) == 3
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert f"{json.loads(bleu)['scores'][0]['score']:.2f}" == nmt("runs", run)[1].split()[-1]
+
+
+def test_precisions_are_kept_apart(run: Path, nmt: Nmt) -> None:
+    for precision in ("float32", "float16"):
+        assert nmt("evaluate", run, "-m", "bleu", "--precision", precision)[0] == 0
+    names = {path.name for path in (run / "evaluations").glob("*.json")}
+    assert names == {"test.step-20.beam2.json", "test.step-20.beam2.precision=float16.json"}  # float32 is the recipe's
+
+
+def test_other_scores_of_the_same_translations_stay(run: Path, nmt: Nmt) -> None:
+    before = json.loads(nmt("evaluate", run, "-m", "bleu", "--json")[1])["scores"]
+    printed = json.loads(nmt("evaluate", run, "-m", "ter", "--json")[1])["scores"]
+    lower = json.loads(nmt("evaluate", run, "-m", "bleu", "--lowercase", "--tokenize", "char", "--json")[1])["scores"]
+    assert [score["name"] for score in printed] == ["TER"]
+    (kept,) = (run / "evaluations").glob("*.json")
+    assert json.loads(kept.read_text())["scores"] == [*lower, *printed, *before]
+    assert nmt("runs", run)[1].split()[-1] == f"{before[0]['score']:.2f}", "words cut as in validation, and cased"
+    kept.with_suffix(".hyp").write_text("another\n")  # scores of other translations do not
+    nmt("evaluate", run, "-m", "ter")
+    assert json.loads(kept.read_text())["scores"] == printed
+
+
+def test_a_tokenisation_that_is_not_there_is_told_before_anything_is_translated(
+    run: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
+    monkeypatch.setattr("nmt.decoding.translator.Translator.translate", None)
+    code, _, err = nmt("evaluate", run, "--tokenize", "ja-mecab")
+    assert code == 2 and "'ja-mecab' is not installed" in err
+    assert not (run / "evaluations").exists()
+
+
+def test_a_signal_leaves_nothing_half_written(run: Path, corpus: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "long.en", (corpus / "train.en").read_text().splitlines() * 50)
+    command = [NMT, "evaluate", run, "--source", source, "--reference", source, "--beam", "20", "-m", "bleu"]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+        while not list(run.glob("evaluations/.*.part")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate()
+    assert (process.returncode, err) == (143, "nmt: error: terminated: there are no scores\n")
+    assert not list((run / "evaluations").iterdir())
 
 
 def test_files_of_ones_own(run: Path, corpus: Path, tmp_path: Path, nmt: Nmt) -> None:

@@ -211,6 +211,39 @@ def test_run_folders_hold_their_exports(tmp_path: Path) -> None:
     assert Run.open(run.folder).best().name == "step-10"
 
 
+def test_what_is_compared_has_to_be_something(tmp_path: Path, capsys: Capture) -> None:
+    run = run_of(tmp_path / "run", recipe_of(TRANSFORMER, TRANSFORMER, 0))
+    (tmp_path / "empty").touch()
+    command = ["export", str(run.folder), "--to", "onnx", "--source", str(tmp_path / "empty")]
+    assert main([*command, "--check", "0"]) == 2
+    assert "is what would be compared: leave it out, or --check 0" in capsys.readouterr().err
+    assert main(command) == 3
+    assert "empty: there are no lines to compare" in capsys.readouterr().err
+    assert not (run.folder / "exports").exists()
+
+
+def test_an_export_lies_where_a_link_leads(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", recipe_of(TRANSFORMER, TRANSFORMER, 0))
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large")
+    command = ["export", str(run.folder), "--to", "onnx", "--out", str(tmp_path / "link"), "--check", "0"]
+    for flags in ([], ["--force"]):
+        assert main([*command, *flags]) == 0
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "large" / EXPORT).is_file()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["large", "link", "run"]
+
+
+def test_an_engine_is_tried_in_as_many_threads_as_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path / "run", recipe_of(TRANSFORMER, TRANSFORMER, 0))
+    asked = []
+    load = Translator.load
+    monkeypatch.setattr(Translator, "load", lambda *given, **how: asked.append(how["threads"]) or load(*given, **how))
+    assert main(["export", str(run.folder), "--to", "onnx", "--check", "0", "--threads", "1"]) == 0
+    assert asked == [1]
+
+
 def test_the_folder_one_works_in_is_not_put_in_anothers_place(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

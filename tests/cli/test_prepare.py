@@ -77,4 +77,6 @@ def test_what_cannot_be_prepared_is_refused_in_a_line(
     assert "the recipe has no data.train" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["prepare", recipe, "--store", str(tmp_path / "file" / "x")]) == 1
-    assert "file/x: token ids cannot be written there" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "file/x: token ids cannot be written there: Not a directory; name another folder with --store" in err
+    assert "training a joint" not in err, "before a tokenizer is trained"

@@ -22,7 +22,8 @@ def folder(untrained_run: Path, tmp_path: Path) -> Path:
     steps = [{"type": "train", "step": step, "seconds": 60.0 * step, "cpu_seconds": 90.0 * step} for step in (50, 1500)]
     (trained / "log.jsonl").write_text("".join(f"{json.dumps(step)}\n" for step in steps))
     (trained / "evaluations").mkdir()
-    scores = [{"name": "chrF2", "score": 50.0}, {"name": "BLEU", "score": 12.345}]
+    signature = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
+    scores = [{"name": "chrF2", "score": 50.0}, {"name": "BLEU", "score": 12.345, "signature": signature}]
     evaluations = {
         "test.step-20.beam5.json": ("test", scores),
         "test.en.step-20.beam5.json": ("test.en", scores[:1]),

@@ -64,6 +64,12 @@ def test_standard_input_trains_as_a_file_does(model: Path, corpus: Path, tmp_pat
     assert (tmp_path / "x.model").read_bytes() == model.read_bytes()
 
 
+def test_standard_output_takes_a_model(model: Path, corpus: Path) -> None:
+    done = nmt("tokenize", "train", corpus / "train.en", corpus / "train.fr", "--vocabulary", "330", "-o", "-")
+    assert (done.returncode, done.stdout) == (0, model.read_bytes())
+    assert done.stderr.startswith(b"stdout: ")
+
+
 def test_a_run_folder_has_its_tokenizer(untrained_run: Path) -> None:
     cut = nmt("tokenize", "encode", untrained_run, "--side", "target", text=b"le chat\n")
     assert cut.stdout.decode() == "▁le ▁chat\n"
@@ -81,6 +87,7 @@ def test_a_run_folder_has_its_tokenizer(untrained_run: Path) -> None:
         (["train", "-o", "OUT"], b"\n\n", 3, "there is no text to train a tokenizer on: every line is blank"),
         (["train", "-o", "OUT", "nowhere.txt"], b"", 3, "nowhere.txt: cannot be read: No such file"),
         (["train", "-o", "OUT", "--vocabulary", "5"], b"", 2, "--vocabulary"),
+        (["train", "-o", "nowhere/x.model"], b"a\n", 1, "nowhere/x.model: cannot be written: No such file"),
         ([], b"", 2, "Missing command"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nmt.config import AnyCorpus, DataConfig, DatasetsCorpus, JsonlCorpus, TextCorpus, TsvCorpus
-from nmt.data.corpus import Pair, digest_corpus, read_eval_pairs, read_pairs, with_folder
+from nmt.data.corpus import Pair, PairStream, digest_corpus, read_eval_pairs, read_pairs, with_folder
 from nmt.errors import ConfigError, DataError
 
 ROWS = [("a cat", "un chat"), ("", "un chien"), ("NA", "null\u2028nan"), ("naïve 日本", "œuf"), ("x, y", '"y"')]
@@ -210,6 +210,52 @@ def test_datasets_that_are_not_there_or_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_json_of_several_forms_is_text_all_the_same(tmp_path: Path, streaming: bool) -> None:
+    """``datasets`` keeps what is not of one form as JSON text, which is not what stands in it."""
+    rows = [{"en": 'caf\u00e9 "a"', "fr": "b"}] * 40
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, {"en": 2024, "fr": "b"}]))
+    found = read_pairs(dataset(path, streaming=streaming))
+    assert [next(found) for _ in rows] == [Pair('caf\u00e9 "a"', "b")] * 40
+    with pytest.raises(DataError, match=r"row 41: 'en' is not text but 2024"):
+        next(found)
+    deep = [{"translation": {"en": "a", "fr": "b"}}] * 20 + [{"translation": {"en": "c", "fr": None, "de": [1, "x"]}}]
+    path = tmp_path / "deep.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in deep))
+    corpus = dataset(path, source="translation.en", target="translation.fr", streaming=streaming)
+    assert list(read_pairs(corpus)) == [Pair("a", "b")] * 20 + [Pair("c", "")]
+
+
+@pytest.mark.usefixtures("cache")
+def test_quotes_in_tsv_are_characters_to_datasets_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text('en\tfr\n"Hi\tSalut\nBye\tCiao\n"Yes\tOui\n')
+    assert list(read_pairs(dataset(path))) == [Pair('"Hi', "Salut"), Pair("Bye", "Ciao"), Pair('"Yes', "Oui")]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "en,fr\n" + "a,b\n" * 50 + "a,b,c,d\n"),
+        ("a.jsonl", '{"en": "a", "fr": "b"}\n' * 50 + '{"en": "a", "\n'),
+    ],
+)
+def test_rows_that_datasets_cannot_read_are_faults_of_the_data(
+    tmp_path: Path, name: str, content: str, streaming: bool
+) -> None:
+    (tmp_path / name).write_text(content)
+    corpus = dataset(tmp_path / name, streaming=streaming)
+    with pytest.raises(DataError, match="cannot be read: "):
+        list(read_pairs(corpus))
+    if streaming:
+        with pytest.raises(DataError, match="cannot be read: "):
+            PairStream(corpus).read(100)
+
+
+@pytest.mark.usefixtures("cache")
 def test_plain_text_is_not_left_to_datasets(tmp_path: Path) -> None:
     """Its reader makes six lines of five where there is a form feed."""
     (tmp_path / "train.txt").write_text("a\n")
@@ -239,7 +285,7 @@ def test_a_digest_is_of_the_contents_not_of_the_place(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     one, two = ([digest_corpus(corpus) for corpus in corpora(tmp_path / name)] for name in ("one", "two"))
-    assert one[:3] == two[:3]
+    assert one == two
     assert len(set(one)) == len(one)
     assert digest_corpus(tsv(tmp_path / "one", "a\tb\n", source=2, target=1)) != one[1]
     assert digest_corpus(text(tmp_path / "one", b"a\n", b"c\n")) != one[0]

@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmt.data.text import LineWriter, count_lines, decode_lines, read_lines
+from nmt.data.text import LineWriter, count_lines, decode_lines, decompressed, read_lines
 from nmt.errors import DataError, NmtError
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -81,8 +82,61 @@ def test_no_flipped_archive_passes_for_whole(tmp_path: Path, ending: str) -> Non
             assert str(tmp_path) in str(error)
 
 
+@pytest.mark.parametrize("ending", ["xz", "bz2", "zst"])
+def test_no_flip_in_a_later_part_passes_for_its_end(tmp_path: Path, ending: str) -> None:
+    """Python's own readers take a second part that does not begin as it should for what may be left out."""
+    lines = [f"line {n * 7919}" for n in range(300)]
+    compress = zstandard.ZstdCompressor(write_checksum=True).compress if ending == "zst" else COMPRESS[ending]
+    part = compress("".join(f"{line}\n" for line in lines).encode())
+    for place in {0, 1, 2, 5, *range(0, len(part), len(part) // 20)}:
+        broken = bytearray(part)
+        broken[place] ^= 1
+        path = write(tmp_path, part + bytes(broken) + part)
+        for read in (lambda path: list(read_lines(path)), lambda path: [str(count_lines(path))]):
+            try:
+                assert read(path) in (lines * 3, ["900"]), place
+            except DataError as error:
+                assert "damaged or cut short" in str(error)
+
+
+def test_padding_behind_xz_is_no_end(tmp_path: Path) -> None:
+    padded = lzma.compress(b"a\n") + bytes(8) + lzma.compress(b"b\n") + bytes(4)
+    assert list(read_lines(write(tmp_path, padded))) == ["a", "b"]
+
+
+def test_a_large_window_and_frames_to_be_skipped(tmp_path: Path) -> None:
+    """As ``zstd --long=31`` and pzstd write them."""
+    settings = zstandard.ZstdCompressionParameters(window_log=28)
+    compressor = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    long = compressor.compress(b"a\nb\n") + compressor.flush()
+    assert zstandard.get_frame_parameters(long).window_size == 2**28
+    skipped = b"\x50\x2a\x4d\x18\x04\x00\x00\x00size"
+    assert list(read_lines(write(tmp_path, skipped + long + skipped + long))) == ["a", "b", "a", "b"]
+
+
+def test_what_is_written_to_zst_has_a_checksum(tmp_path: Path) -> None:
+    with LineWriter.open(tmp_path / "out.zst") as writer:
+        writer.write("a")
+    assert zstandard.get_frame_parameters((tmp_path / "out.zst").read_bytes()).has_checksum
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+@pytest.mark.parametrize("first", [1, 3])
+def test_an_archive_that_comes_byte_by_byte_is_known(ending: str, first: int) -> None:
+    packed = COMPRESS[ending](b"a\nb\n")
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb", buffering=0) as end:
+        end.write(packed[:first])
+        later = threading.Timer(0.2, lambda: (end.write(packed[first:]), end.close()))
+        later.start()
+        assert list(decode_lines(decompressed(pipe), "pipe")) == ["a", "b"]
+        later.join()
+
+
 def test_a_text_that_begins_like_an_archive_is_a_text(tmp_path: Path) -> None:
-    assert list(read_lines(write(tmp_path, b"BZh is short for Brazil\n"))) == ["BZh is short for Brazil"]
+    for text in ("BZh is short for Brazil", "B", "BZh", "BZh91AY&S"):
+        assert list(read_lines(write(tmp_path, f"{text}\n".encode()))) == [text]
+        assert list(read_lines(write(tmp_path, text.encode()))) == [text]
 
 
 def test_bytes_that_are_not_utf8_are_refused_with_file_line_and_byte(tmp_path: Path) -> None:

@@ -168,6 +168,8 @@ def test_a_prefix_has_room_however_short_translations_are_to_be(one: Both, extra
 
 def test_devices_models_and_checkpoints_that_are_not_there(one: Both) -> None:
     _, folder = one
+    with pytest.raises(ConfigError, match="device 'cpu:foo' cannot be used: what follows cpu: is a number"):
+        Translator.load(folder, device="cpu:foo")
     with pytest.raises(ConfigError, match="device 'abacus' cannot be used"):
         Translator.load(folder, device="abacus")
     with pytest.raises(ConfigError, match="an export holds one model, and no checkpoint 'step-1'"):

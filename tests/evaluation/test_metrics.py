@@ -175,6 +175,9 @@ def test_default_tokenisation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_tokenization("zh-Hant") == default_tokenization("zh_CN") == "zh"
     assert default_tokenization("ja") == "char"
     assert default_tokenization("target") == "13a"
+    assert default_tokenization("zho_Hans") == default_tokenization("cmn") == "zh"
+    assert default_tokenization("jpn_Jpan") == "char"
+    assert default_tokenization("deu_Latn") == "13a"
 
 
 def test_looks_tokenized() -> None:
