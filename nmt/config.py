@@ -269,6 +269,10 @@ class _Transformer(Frozen):
 
     With ``zero_init_residual`` the last matrix of every part starts at zero, and so a layer as the identity (Goyal et
     al. 2017, section 5.1): training gets under way sooner.
+
+    ``positions`` are added to embeddings, but for ``relative`` ones, of which attention learns what to add to a score
+    for how far apart two tokens are (Raffel et al. 2020, section 2.1); all that are further apart than
+    ``max_relative_positions`` count as so far. ``max_positions`` bounds learned ones.
     """
 
     type: Literal["transformer"]
@@ -278,8 +282,9 @@ class _Transformer(Frozen):
     heads: int = Field(default=8, ge=1)
     norm: Literal["pre", "post"] = "pre"
     zero_init_residual: bool = False
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    positions: Literal["sinusoidal", "learned", "relative"] = "sinusoidal"
     max_positions: int = Field(default=1024, ge=1)
+    max_relative_positions: int = Field(default=16, ge=1)
     dropout: Probability = 0.1
     attention_dropout: Probability = 0.0
     feed_forward_dropout: Probability = 0.0
@@ -294,7 +299,7 @@ class _Transformer(Frozen):
 
 
 class TransformerEncoder(_Transformer):
-    """Vaswani et al. 2017, section 3.1. ``max_positions`` bounds learned positions only.
+    """Vaswani et al. 2017, section 3.1.
 
     ``window`` > 0 lets every position attend to that many neighbours on either side only (truncated self-attention);
     0 attends to the whole sentence.

@@ -1,9 +1,9 @@
 """A Transformer for CTranslate2: its parameters under the names and in the layout that engine reads.
 
 CTranslate2 (https://github.com/OpenNMT/CTranslate2) runs the models of Vaswani et al. 2017, pre-norm and post-norm,
-with sinusoids laid out as ours are (:mod:`nmt.layers.positions`) or a table of positions. It knows no recurrent layers
-and no window on the encoder's attention. What is written is a model folder as its own converters write them, so that
-its own tools read it as well; sources end with EOS, which is for the caller to append.
+with sinusoids laid out as ours are (:mod:`nmt.layers.positions`), a table of positions, or what distances are worth.
+It knows no recurrent layers and no window on the encoder's attention. What is written is a model folder as its own
+converters write them, so that its own tools read it as well; sources end with EOS, which is for the caller to append.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nmt.config import ModelConfig, TransformerDecoder, TransformerEncoder
 from nmt.data.tokenizer import Tokenizer, Tokenizers
 from nmt.errors import ConfigError
 from nmt.layers.attention import MultiHeadAttention
-from nmt.layers.positions import LearnedPositions
+from nmt.layers.positions import LearnedPositions, RelativePositions
 from nmt.models import Seq2Seq
 from nmt.models import transformer as ours
 
@@ -71,18 +71,24 @@ def _specification(model: Seq2Seq, config: ModelConfig, tokenizers: Tokenizers) 
     assert isinstance(decoder, ours.TransformerDecoder)
     specification = theirs.TransformerSpec(
         theirs.TransformerEncoderSpec(
-            config.encoder.layers, config.encoder.heads, pre_norm=config.encoder.norm == "pre"
+            config.encoder.layers,
+            config.encoder.heads,
+            pre_norm=config.encoder.norm == "pre",
+            relative_attention_bias=encoder.relative is not None,
         ),
         theirs.TransformerDecoderSpec(
             config.decoder.layers,
             config.decoder.heads,
             pre_norm=config.decoder.norm == "pre",
+            relative_attention_bias=decoder.relative is not None,
             alignment_layer=decoder.alignment_layer,
             alignment_heads=config.decoder.heads,
         ),
     )
     _ends(specification.encoder, specification.encoder.embeddings[0], encoder)
     _ends(specification.decoder, specification.decoder.embeddings, decoder)
+    _relative(specification.encoder, encoder.relative, backwards_only=False)
+    _relative(specification.decoder, decoder.relative, backwards_only=True)
     _linear(specification.decoder.projection, model.output)
     for layer, source in zip(specification.encoder.layer, encoder.layers, strict=True):
         _attention(layer.self_attention, source.self_attention, source.around_self)
@@ -102,6 +108,23 @@ def _ends(spec: Any, embeddings: Any, module: ours.TransformerEncoder | ours.Tra
         spec.position_encodings.encodings = _copy(module.positions.weight)
     if isinstance(module.norm, nn.LayerNorm):
         _norm(spec.layer_norm, module.norm)
+
+
+def _relative(spec: Any, module: RelativePositions | None, *, backwards_only: bool) -> None:
+    """Every layer's share of what distances are worth, in T5's buckets (Raffel et al. 2020, section 2.1).
+
+    Half the buckets of a direction are for a distance each, from 0 on; there are so many that ours end among these. The
+    other half, for distances by their logarithms, all have what the largest of ours has.
+    """
+    if module is None:
+        return
+    table, most = _copy(module.table.weight), module.most
+    back = table[most::-1][np.minimum(np.arange(2 * (most + 1)), most)]
+    ahead = table[most:][np.minimum(np.arange(2 * (most + 1)), most)]
+    buckets = back if backwards_only else np.concatenate([back, ahead])
+    for layer in spec.layer:
+        layer.self_attention.relative_attention_bias = buckets.copy()
+        layer.self_attention.relative_attention_max_distance = np.dtype("int32").type(2 * (most + 1))
 
 
 def _attention(spec: Any, module: MultiHeadAttention, around: ours.Residual) -> None:

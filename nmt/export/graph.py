@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nmt.layers.attention import MultiHeadAttention
 from nmt.layers.embedding import TokenEmbedding
-from nmt.layers.positions import LearnedPositions, SinusoidalPositions
+from nmt.layers.positions import LearnedPositions, RelativePositions, SinusoidalPositions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -174,8 +174,12 @@ class Graph:
             vectors = self("Mul", vectors, self.constant(embedding.scale, np.float32))
         return vectors if positions is None else self("Add", vectors, positions)
 
-    def positions(self, module: SinusoidalPositions | LearnedPositions, start: str, length: str) -> str:
-        """The vectors of positions ``start`` to ``start + length``, both lists of one number."""
+    def positions(self, module: SinusoidalPositions | LearnedPositions | None, start: str, length: str) -> str | None:
+        """The vectors of positions ``start`` to ``start + length``, both lists of one number; None where there are
+        none.
+        """
+        if module is None:
+            return None
         first, last = (self("Squeeze", x) for x in (start, self("Add", start, length)))
         places = self("Range", first, last, self.constant(1))
         if isinstance(module, LearnedPositions):
@@ -189,6 +193,14 @@ class Graph:
         waves = self("Concat", self("Sin", angles), self("Sin", quarter), axis=1)
         return self("Cast", waves, to=type_of(np.float32))
 
+    def relative(self, module: RelativePositions | None, distances: str) -> str | None:
+        """What is added to scores (A, T, P) for distances (T, P); None where nothing is."""
+        if module is None:
+            return None
+        most = self.constant(module.most)
+        rows = self("Add", self("Clip", distances, self.constant(-module.most), most), most)
+        return self("Transpose", self("Gather", self.weight(module.table.weight), rows), perm=[2, 0, 1])
+
     def heads(self, x: str, heads: int) -> str:
         """(B, L, H) as (B, A, L, D)."""
         width = self("Reshape", x, self.constant([0, 0, heads, -1]))
@@ -200,13 +212,21 @@ class Graph:
         return self.heads(keys, attention.heads), self.heads(values, attention.heads)
 
     def attend(
-        self, attention: MultiHeadAttention, query: str, keys: str, values: str, mask: str | None
+        self,
+        attention: MultiHeadAttention,
+        query: str,
+        keys: str,
+        values: str,
+        mask: str | None,
+        bias: str | None = None,
     ) -> tuple[str, str]:
-        """The attended values (B, T, H), and where each head looked (B, A, T, S)."""
+        """The attended values (B, T, H), and where each head looked (B, A, T, S); a bias is added to scores."""
         width = attention.query.out_features
         scale = self.constant(math.sqrt(width // attention.heads), np.float32)
         queries = self("Div", self.heads(self.linear(attention.query, query), attention.heads), scale)
         scores = self("MatMul", queries, self("Transpose", keys, perm=[0, 1, 3, 2]))
+        if bias is not None:
+            scores = self("Add", scores, bias)
         if mask is not None:
             scores = self("Where", mask, scores, self.constant(MINUS_INFINITY, np.float32))
         weights = self("Softmax", scores, axis=-1)

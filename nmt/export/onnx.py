@@ -120,16 +120,17 @@ def _transformer_encoder(graph: Graph, encoder: TransformerEncoder) -> tuple[str
     """The states of the last layer (B, S, H) and their means over the sentences (B, H)."""
     length = graph.size("source", 1)
     visible = graph("Unsqueeze", "mask", graph.constant([1, 2]))
+    place = graph("Range", graph.constant(0), graph("Squeeze", length), graph.constant(1))
+    distances = graph("Sub", *(graph("Unsqueeze", place, graph.constant([axis])) for axis in (0, 1)))
     if encoder.window:
-        place = graph("Range", graph.constant(0), graph("Squeeze", length), graph.constant(1))
-        across, down = (graph("Unsqueeze", place, graph.constant([axis])) for axis in (0, 1))
-        near = graph("LessOrEqual", graph("Abs", graph("Sub", across, down)), graph.constant(encoder.window))
+        near = graph("LessOrEqual", graph("Abs", distances), graph.constant(encoder.window))
         padding = graph("Not", graph("Unsqueeze", "mask", graph.constant([1, 3])))
         visible = graph("And", visible, graph("Or", near, padding))
     x = graph.embed(encoder.embedding, "source", graph.positions(encoder.positions, graph.constant([0]), length))
+    bias = graph.relative(encoder.relative, distances)
     for layer in encoder.layers:
         y = _enter(graph, layer.around_self, x)
-        attended, _ = graph.attend(layer.self_attention, y, *graph.project(layer.self_attention, y), visible)
+        attended, _ = graph.attend(layer.self_attention, y, *graph.project(layer.self_attention, y), visible, bias)
         x = _leave(graph, layer.around_self, x, attended)
         x = _feed_forward(graph, layer.feed_forward, layer.around_feed_forward, x)
     states = graph.norm(encoder.norm, x)
@@ -301,10 +302,13 @@ def _transformer_step(graph: Graph, decoder: TransformerDecoder) -> tuple[str, s
     positions = graph.positions(decoder.positions, written, graph.constant([1]))
     tokens = graph("Unsqueeze", "tokens", graph.constant([1]))
     x = graph.embed(decoder.embedding, tokens, positions)
+    last = graph("Squeeze", written)
+    place = graph("Range", graph.constant(0), graph("Add", last, graph.constant(1)), graph.constant(1))
+    bias = graph.relative(decoder.relative, graph("Unsqueeze", graph("Sub", place, last), graph.constant([0])))
     state: list[str] = []
     attention = ""
     for number, layer in enumerate(decoder.layers):
-        x, weights = _transformer_layer(graph, layer, number, x)
+        x, weights = _transformer_layer(graph, layer, number, x, bias)
         state += [f"next.keys.{number}", f"next.values.{number}"]
         if number == decoder.alignment_layer:
             mean = graph("ReduceMean", weights, graph.constant([1]), keepdims=0)
@@ -313,13 +317,13 @@ def _transformer_step(graph: Graph, decoder: TransformerDecoder) -> tuple[str, s
     return features, attention, state
 
 
-def _transformer_layer(graph: Graph, layer: DecoderLayer, number: int, x: str) -> tuple[str, str]:
+def _transformer_layer(graph: Graph, layer: DecoderLayer, number: int, x: str, bias: str | None) -> tuple[str, str]:
     y = _enter(graph, layer.around_self, x)
     keys, values = (
         graph("Concat", f"state.{part}.{number}", now, axis=2, name=f"next.{part}.{number}")
         for part, now in zip(("keys", "values"), graph.project(layer.self_attention, y), strict=True)
     )
-    attended, _ = graph.attend(layer.self_attention, y, keys, values, None)
+    attended, _ = graph.attend(layer.self_attention, y, keys, values, None, bias)
     x = _leave(graph, layer.around_self, x, attended)
     mask = graph("Unsqueeze", "memory.mask", graph.constant([1, 2]))
     memory = (f"memory.keys.{number}", f"memory.values.{number}")

@@ -169,10 +169,13 @@ class MultiHeadAttention(nn.Module):
         keys: Float[Tensor, "B A S D"],
         values: Float[Tensor, "B A S D"],
         mask: Bool[Tensor, "#B 1 #T S"],
+        bias: Float[Tensor, "A T S"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B A T S"]]:
-        """The attended values, and where each head looked."""
+        """The attended values, and where each head looked; ``bias`` is added to the scores."""
         queries = self.split(self.query(query)) / math.sqrt(query.shape[-1] // self.heads)
         scores = torch.matmul(queries, keys.transpose(-1, -2))
+        if bias is not None:
+            scores = scores + bias
         weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
         context = torch.matmul(self.dropout(weights).to(values.dtype), values)
         attended: Tensor = self.output(context.transpose(1, 2).flatten(2))

@@ -1,4 +1,4 @@
-"""Where in the sentence a token stands, as a vector added to its embedding."""
+"""Where in the sentence a token stands, as a vector added to its embedding, and how far from another, in attention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nmt.errors import DataError
 
-__all__ = ["LearnedPositions", "SinusoidalPositions", "build_positions", "longest"]
+__all__ = ["LearnedPositions", "RelativePositions", "SinusoidalPositions", "build_positions", "longest"]
 
 
 class SinusoidalPositions(nn.Module):
@@ -64,15 +64,40 @@ class LearnedPositions(nn.Module):
         return self.weight[start : start + length]
 
 
+class RelativePositions(nn.Module):
+    """What attention adds to the score of a query and a key for how far the key is from it: a number a head, learned.
+
+    One number, the same in all layers (Raffel et al. 2020, section 2.1), for each distance from -``most`` to ``most``,
+    larger ones counting as these (Shaw et al. 2018, section 3.2). It begins as 0.
+    """
+
+    def __init__(self, heads: int, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.table = nn.Embedding(2 * most + 1, heads)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, start: int, length: int) -> Float[Tensor, "A T P"]:
+        """What is added for the queries at positions ``start`` .. ``start + length - 1``, counted from 0, in rows, and
+        the keys at all positions up to there, in columns, of every head.
+        """
+        keys = torch.arange(start + length, device=self.table.weight.device)
+        distances = (keys - keys[start:].unsqueeze(1)).clamp(-self.most, self.most)
+        of_heads: Tensor = self.table(distances + self.most)
+        return of_heads.permute(2, 0, 1)
+
+
 def build_positions(
-    kind: Literal["sinusoidal", "learned"], width: int, max_positions: int
-) -> SinusoidalPositions | LearnedPositions:
-    """The positions a transformer's recipe names."""
+    kind: Literal["sinusoidal", "learned", "relative"], width: int, max_positions: int
+) -> SinusoidalPositions | LearnedPositions | None:
+    """The positions a transformer's recipe names, where they are added to embeddings; None for relative ones."""
     match kind:
         case "sinusoidal":
             return SinusoidalPositions(width)
         case "learned":
             return LearnedPositions(width, max_positions)
+        case "relative":
+            return None
 
 
 def longest(part: Any) -> int | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -85,7 +85,10 @@ class _FeedForward:
 
 
 class _EncoderLayer:
-    """:class:`~nmt.models.transformer.EncoderLayer` over the rows of all sentences."""
+    """:class:`~nmt.models.transformer.EncoderLayer` over the rows of all sentences.
+
+    Its mask says what may be looked at, or what is added to scores: -inf where nothing may.
+    """
 
     def __init__(self, layer: EncoderLayer, precision: Precision) -> None:
         attention = layer.self_attention
@@ -97,7 +100,7 @@ class _EncoderLayer:
         self.around_feed_forward = _Residual(layer.around_feed_forward)
 
     def __call__(
-        self, x: Float[Tensor, "R H"], count: int, mask: Bool[Tensor, "B 1 #S S"] | None
+        self, x: Float[Tensor, "R H"], count: int, mask: Shaped[Tensor, "#B #A #S S"] | None
     ) -> Float[Tensor, "R H"]:
         made = self.all(self.around_self.enter(x)).view(count, -1, 3, self.heads, x.shape[1] // self.heads)
         queries, keys, values = made.permute(2, 0, 3, 1, 4).unbind(0)
@@ -122,7 +125,11 @@ class PackedTransformerEncoder:
             # As in the encoder itself: who is padding sees the sentence, and nobody sees it.
             near = window_mask(length, window, source.device)
             visible = mask[:, None, None, :] & (near | ~mask[:, None, :, None])
-        x = self.encoder.embedding(source, self.encoder.positions(0, length)).flatten(0, 1)
+        if self.encoder.relative is not None:
+            bias = self.encoder.relative(0, length).unsqueeze(0)
+            visible = bias if visible is None else bias.masked_fill(~visible, -math.inf)
+        positions = None if self.encoder.positions is None else self.encoder.positions(0, length)
+        x = self.encoder.embedding(source, positions).flatten(0, 1)
         for layer in self.layers:
             x = layer(x, count, visible)
         states = self.norm(x).view(count, length, -1)
@@ -232,16 +239,20 @@ class _DecoderLayer:
         x: Float[Tensor, "R H"],
         past: Float[Tensor, "2 L R A D"],
         last: Float[Tensor, "2 R A D"],
+        bias: Float[Tensor, "L 1 A 1"] | None,
         source: Source,
         memory: PackedTransformerMemory,
     ) -> tuple[Float[Tensor, "R H"], Float[Tensor, "BA n S"]]:
-        """The layer's output, and where each head looked; ``last`` of the keys and values of ``past`` are written."""
+        """The layer's output, and where each head looked; ``last`` of the keys and values of ``past`` are written,
+        ``bias`` is added to the scores of keys.
+        """
         rows, width = x.shape
         keys, values = past.unbind(0)
         made = self.all(self.around_self.enter(x)).view(rows, 3, self.heads, -1).transpose(0, 1)
         last.copy_(made[1:])
         # One query a row is too little for a product of matrices, whose calls would cost more than the sums.
-        weights = (keys * made[0]).sum(dim=-1, keepdim=True).softmax(dim=0)
+        scores = (keys * made[0]).sum(dim=-1, keepdim=True)
+        weights = (scores if bias is None else scores.add_(bias)).softmax(dim=0)
         attended = (values * weights).sum(dim=0).view(rows, width)
         x = self.around_self.leave(x, self.output(attended))
         summed, weights = source.add(x, self.around_cross.enter(x), memory.sharing.places, memory.mask)
@@ -273,13 +284,16 @@ class PackedTransformerDecoder:
     def __init__(self, decoder: TransformerDecoder, precision: Precision) -> None:
         self.width, self.heads, self.alignment_layer = decoder.width, decoder.heads, decoder.alignment_layer
         self.table, self.scale = decoder.embedding.table.weight.detach(), decoder.embedding.scale
-        self.positions = decoder.positions
+        self.positions, self.relative = decoder.positions, decoder.relative
         self.layers = [_DecoderLayer(layer, precision) for layer in decoder.layers]
         self.norm = _Norm(decoder.norm)
 
     def embed(self, tokens: Int[Tensor, " R"], position: int) -> Float[Tensor, "R H"]:
         """The vectors of tokens that all stand at ``position``."""
-        return torch.add(self.positions(position, 1), self.table.index_select(0, tokens), alpha=self.scale)
+        vectors = self.table.index_select(0, tokens)
+        if self.positions is None:
+            return vectors.mul_(self.scale)
+        return torch.add(self.positions(position, 1), vectors, alpha=self.scale)
 
     def remember(self, encoding: Encoding) -> PackedTransformerMemory:
         states, real = encoding.states, encoding.mask
@@ -301,9 +315,12 @@ class PackedTransformerDecoder:
         room = written.room.view(len(self.layers), 2, *written.room.shape[1:3], heads, -1)
         past, last = room[:, :, : written.length].unbind(0), room[:, :, position].unbind(0)
         x = self.embed(tokens, position)
+        bias = None
+        if self.relative is not None:
+            bias = self.relative(position, 1).permute(2, 1, 0).unsqueeze(3).to(room.dtype)
         looked: Tensor | None = None
         for number, (layer, source) in enumerate(zip(self.layers, memory.sources, strict=True)):
-            x, weights = layer(x, past[number], last[number], source, memory)
+            x, weights = layer(x, past[number], last[number], bias, source, memory)
             if number == self.alignment_layer:
                 looked = weights
         assert looked is not None  # alignment_layer is one of the layers: the recipe is checked

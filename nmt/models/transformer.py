@@ -10,6 +10,9 @@ states. Around every such part goes a residual connection with layer normalisati
 LayerNorm(x + Sublayer(x)), or in the order that trains without care (``pre``), x + Sublayer(LayerNorm(x)) with one
 more normalisation at the end (Xiong et al. 2020). With ``zero_init_residual`` every Sublayer(x) is 0 at first, so that
 a stack begins as the identity and each layer adds what it has learnt (Goyal et al. 2017, section 5.1, of convolutions).
+
+Nothing of this knows in which order tokens stand. Positions are added to their embeddings (section 3.5), or else every
+head learns what to add to its scores for how far apart two tokens are (Raffel et al. 2020, section 2.1).
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from nmt.layers.attention import MultiHeadAttention
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
 from nmt.layers.masks import causal_mask, masked_mean, window_mask
-from nmt.layers.positions import build_positions
+from nmt.layers.positions import RelativePositions, build_positions
 from nmt.layers.stack import Stack
 from nmt.models.interface import Decoded, Encoding, Step
 
@@ -74,6 +77,12 @@ def _attention(config: EncoderConfig | DecoderConfig, state_width: int) -> Multi
     return MultiHeadAttention(config.width, config.heads, state_width, config.attention_dropout)
 
 
+def _relative(config: EncoderConfig | DecoderConfig) -> RelativePositions | None:
+    """Shared by the layers of a stack."""
+    is_relative = config.positions == "relative"
+    return RelativePositions(config.heads, config.max_relative_positions) if is_relative else None
+
+
 def _initialize(module: nn.Module, config: EncoderConfig | DecoderConfig) -> None:
     """Xavier for every product, keys and values being two; zero for every bias and, if asked, a part's last product."""
     for part in module.modules():
@@ -101,9 +110,11 @@ class EncoderLayer(nn.Module):
         self.around_self = Residual(config)
         self.around_feed_forward = Residual(config)
 
-    def forward(self, x: Float[Tensor, "B S H"], mask: Bool[Tensor, "B 1 #S S"]) -> Float[Tensor, "B S H"]:
+    def forward(
+        self, x: Float[Tensor, "B S H"], mask: Bool[Tensor, "B 1 #S S"], bias: Float[Tensor, "A S S"] | None
+    ) -> Float[Tensor, "B S H"]:
         y = self.around_self.enter(x)
-        attended, _ = self.self_attention(y, *self.self_attention.project(y), mask)
+        attended, _ = self.self_attention(y, *self.self_attention.project(y), mask, bias)
         x = self.around_self.leave(x, attended)
         transformed = self.feed_forward(self.around_feed_forward.enter(x))
         return self.around_feed_forward.leave(x, transformed)
@@ -121,6 +132,7 @@ class TransformerEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.embedding = embedding
         self.positions = build_positions(config.positions, config.width, config.max_positions)
+        self.relative = _relative(config)
 
     def forward(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
         length = source.shape[1]
@@ -129,9 +141,10 @@ class TransformerEncoder(nn.Module):
             # A padding row may see no real position within its window: it sees the sentence, and nobody sees it.
             near = window_mask(length, self.window, source.device)
             visible = visible & (near | ~mask[:, None, :, None])
-        x = self.embedding(source, self.positions(0, length))
+        x = self.embedding(source, None if self.positions is None else self.positions(0, length))
+        bias = None if self.relative is None else self.relative(0, length)
         for layer in self.layers:
-            x = layer(x, visible)
+            x = layer(x, visible, bias)
         states = self.norm(x)
         return Encoding(states, mask, masked_mean(states, mask))
 
@@ -186,6 +199,7 @@ class DecoderLayer(nn.Module):
         x: Float[Tensor, "B T H"],
         past: KeysValues | None,
         mask: Bool[Tensor, "1 1 T P"],
+        bias: Float[Tensor, "A T P"] | None,
         source: KeysValues,
         source_mask: Bool[Tensor, "B 1 1 S"],
     ) -> tuple[Float[Tensor, "B T H"], KeysValues, Float[Tensor, "B A T S"]]:
@@ -194,7 +208,7 @@ class DecoderLayer(nn.Module):
         keys, values = self.self_attention.project(y)
         if past is not None:
             keys, values = torch.cat([past.keys, keys], dim=2), torch.cat([past.values, values], dim=2)
-        attended, _ = self.self_attention(y, keys, values, mask)
+        attended, _ = self.self_attention(y, keys, values, mask, bias)
         x = self.around_self.leave(x, attended)
         y = self.around_cross.enter(x)
         attended, weights = self.cross_attention(y, source.keys, source.values, source_mask)
@@ -217,6 +231,7 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.embedding = embedding
         self.positions = build_positions(config.positions, config.width, config.max_positions)
+        self.relative = _relative(config)
 
     def remember(self, encoding: Encoding) -> TransformerMemory:
         """The source's keys and values of every layer."""
@@ -244,11 +259,13 @@ class TransformerDecoder(nn.Module):
         start, length = (0 if state is None else state.length), target.shape[1]
         mask = causal_mask(start + length, target.device)[None, None, start:]
         source_mask = memory.mask[:, None, None, :]
-        x = self.embedding(target, self.positions(start, length))
+        x = self.embedding(target, None if self.positions is None else self.positions(start, length))
+        bias = None if self.relative is None else self.relative(start, length)
         present: list[KeysValues] = []
         attention = None
         for number, (layer, source) in enumerate(zip(self.layers, memory.layers, strict=True)):
-            x, now, weights = layer(x, None if state is None else state.layers[number], mask, source, source_mask)
+            past = None if state is None else state.layers[number]
+            x, now, weights = layer(x, past, mask, bias, source, source_mask)
             present.append(now)
             if number == self.alignment_layer:
                 attention = weights.mean(dim=1)

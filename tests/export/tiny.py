@@ -24,11 +24,14 @@ LINES = [" ".join(ENGLISH[start : start + count]) for start, count in enumerate(
 TRANSFORMER: dict[str, Any] = {"type": "transformer", "layers": 2, "width": 16, "heads": 2, "feed_forward": 24}
 LEARNED: dict[str, Any] = {**TRANSFORMER, "positions": "learned", "max_positions": 300}
 POST: dict[str, Any] = {**TRANSFORMER, "norm": "post"}
+RELATIVE: dict[str, Any] = {**TRANSFORMER, "positions": "relative", "max_relative_positions": 3}
 
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "pre": (TRANSFORMER, TRANSFORMER, 0),
     "post": (POST, POST, 2),
     "learned": (LEARNED, LEARNED, 3),
+    "relative": (RELATIVE, {**RELATIVE, "max_relative_positions": 1}, 3),
+    "relative-encoder": ({**RELATIVE, "norm": "post"}, TRANSFORMER, 0),
     "mixed": ({**LEARNED, "norm": "post"}, TRANSFORMER, 0),
     "uneven": ({**TRANSFORMER, "heads": 4, "layers": 1}, {**TRANSFORMER, "layers": 3, "alignment_layer": 3}, 3),
 }

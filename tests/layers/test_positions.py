@@ -1,4 +1,4 @@
-"""Sinusoidal and learned positions: the formula, the ends of the table, and what lies past them."""
+"""Sinusoidal, learned and relative positions: the formula, the ends of the table, and what lies past them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nmt.errors import DataError
-from nmt.layers.positions import LearnedPositions, SinusoidalPositions, build_positions
+from nmt.layers.positions import LearnedPositions, RelativePositions, SinusoidalPositions, build_positions
 
 
 def sinusoid(number: int, column: int, width: int) -> float:
@@ -79,8 +79,24 @@ def test_learned_positions_start_as_wide_as_embeddings_do() -> None:
     assert LearnedPositions(64, 2000).weight.std().item() == pytest.approx(1 / 8, rel=0.02)
 
 
+def test_relative_positions_are_a_number_for_each_distance_and_head() -> None:
+    relative = RelativePositions(heads=3, most=2)
+    assert not relative(0, 4).any(), "which begins as 0"
+    with torch.no_grad():
+        relative.table.weight.copy_(torch.arange(15.0).view(5, 3))
+    added = relative(0, 5)
+    assert added.shape == (3, 5, 5)
+    for head in range(3):
+        for i in range(5):
+            for j in range(5):
+                assert added[head, i, j] == 3 * (max(-2, min(2, j - i)) + 2) + head
+    torch.testing.assert_close(relative(0, 3), added[:, 1:4, 1:4])
+    torch.testing.assert_close(relative(3, 2), added[:, 3:])
+
+
 def test_recipe_names_the_kind() -> None:
     assert isinstance(build_positions("sinusoidal", 6, 10), SinusoidalPositions)
+    assert build_positions("relative", 6, 10) is None
     learned = build_positions("learned", 6, 10)
     assert isinstance(learned, LearnedPositions)
     assert learned.weight.shape == (10, 6)

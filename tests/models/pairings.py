@@ -49,6 +49,8 @@ TRANSFORMER: dict[str, Any] = {
     "feed_forward_dropout": 0.1,
 }
 
+RELATIVE: dict[str, Any] = {**TRANSFORMER, "positions": "relative", "max_relative_positions": 2}
+
 ENCODERS: dict[str, dict[str, Any]] = {"gru": GRU, "lstm": LSTM, "transformer": TRANSFORMER}
 #: Widths that differ from the encoders', so that nothing fits by accident.
 DECODERS: dict[str, dict[str, Any]] = {
@@ -97,6 +99,9 @@ VARIANTS: dict[str, ModelConfig] = {
     "transformer-uneven": _config({**TRANSFORMER, "heads": 4}, {**TRANSFORMER, "layers": 3, "alignment_layer": 3}),
     "transformer-window": _config({**TRANSFORMER, "window": 1}, TRANSFORMER),
     "transformer-window-wide": _config({**TRANSFORMER, "window": 3, "norm": "post"}, DECODERS["gru"]),
+    "transformer-relative": _config(RELATIVE, RELATIVE),
+    "transformer-relative-window": _config({**RELATIVE, "window": 2, "norm": "post"}, DECODERS["gru"]),
+    "transformer-relative-decoder": _config(GRU, {**RELATIVE, "heads": 4, "max_relative_positions": 1}),
     "tied-2-gru": _config(GRU, DECODERS["gru"], tied_embeddings=2),
     "tied-2-lstm": _config(LSTM, {**DECODERS["lstm"], "width": 8}, tied_embeddings=2),
     "tied-3-transformer": _config(TRANSFORMER, TRANSFORMER, tied_embeddings=3),

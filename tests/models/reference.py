@@ -271,6 +271,8 @@ def embed(
                 where = position(number, config.width)
             case "learned":
                 where = weights["positions.weight"][number]
+            case "relative":
+                where = np.zeros(config.width)
         vectors.append(drop(math.sqrt(config.width) * weights["embedding.table.weight"][token] + where))
     return vectors
 
@@ -283,16 +285,28 @@ def layer_norm(weights: Weights, name: str, x: Vector) -> Vector:
 
 
 def multi_head(
-    weights: Weights, name: str, heads: int, query: Vector, states: Sequence[Vector], drop: Drop
+    weights: Weights,
+    name: str,
+    heads: int,
+    query: Vector,
+    states: Sequence[Vector],
+    drop: Drop,
+    biases: Sequence[Vector] = (),
 ) -> tuple[Vector, list[Vector]]:
-    """Concat(head_1 .. head_A) W^O, head_a = softmax(q_a K_a^T / sqrt(d)) V_a (equation 1, 3.2.2)."""
+    """Concat(head_1 .. head_A) W^O, head_a = softmax(q_a K_a^T / sqrt(d)) V_a (equation 1, 3.2.2).
+
+    ``biases`` are what each state has added to its score, a number a head.
+    """
     q = product(weights, f"{name}.query", query)
     projected = [np.split(product(weights, f"{name}.key_value", state), 2) for state in states]
     size = len(q) // heads
     outputs, looked = [], []
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
-        alpha = np.array(softmax([float(q[part] @ key[part]) / math.sqrt(size) for key, _ in projected]))
+        scores = [float(q[part] @ key[part]) / math.sqrt(size) for key, _ in projected]
+        if biases:
+            scores = [score + bias[head] for score, bias in zip(scores, biases, strict=True)]
+        alpha = np.array(softmax(scores))
         outputs.append(weighted(list(drop(alpha)), [value[part] for _, value in projected]))
         looked.append(alpha)
     return product(weights, f"{name}.output", np.concatenate(outputs)), looked
@@ -314,22 +328,42 @@ def leave(norm: str, weights: Weights, name: str, xs: list[Vector], ys: list[Vec
     return sums if norm == "pre" else [layer_norm(weights, f"{name}.norm", x) for x in sums]
 
 
-def neighbours(xs: list[Vector], i: int, window: int) -> list[Vector]:
-    """The ``window`` vectors on either side of the i-th and itself; all of them where ``window`` is 0."""
-    return [x for j, x in enumerate(xs) if abs(i - j) <= window] if window else xs
+def neighbours(length: int, i: int, window: int) -> list[int]:
+    """The ``window`` places on either side of the i-th and itself; all of them where ``window`` is 0."""
+    return [j for j in range(length) if abs(i - j) <= window or not window]
+
+
+def self_attend(
+    config: TransformerEncoderConfig | TransformerDecoderConfig,
+    weights: Weights,
+    number: int,
+    ys: list[Vector],
+    i: int,
+    places: list[int],
+    drop: Drop,
+) -> Vector:
+    """What position i finds at these places. Relative positions add to the score of key j: the row of the table for
+    j - i, as far as the table goes, a number a head (Raffel et al. 2020, 2.1; Shaw et al. 2018, 3.2).
+    """
+    most = config.max_relative_positions
+    rows = [max(-most, min(most, j - i)) + most for j in places]
+    biases = [weights["relative.table.weight"][row] for row in rows] if config.positions == "relative" else []
+    layer = _under(weights, f"layers.{number}")
+    return multi_head(layer, "self_attention", config.heads, ys[i], [ys[j] for j in places], drop, biases)[0]
 
 
 def encode_transformer(
     config: TransformerEncoderConfig, weights: Weights, tokens: Sequence[int], drop: Drop
 ) -> list[Vector]:
     """Every position looks at every other, or at its neighbours."""
-    norm, heads, window = config.norm, config.heads, config.window
+    norm = config.norm
     xs = embed(config, weights, tokens, drop)
     for number in range(config.layers):
         layer = _under(weights, f"layers.{number}")
         ys = enter(norm, layer, "around_self", xs)
         ys = [
-            multi_head(layer, "self_attention", heads, y, neighbours(ys, i, window), drop)[0] for i, y in enumerate(ys)
+            self_attend(config, weights, number, ys, i, neighbours(len(ys), i, config.window), drop)
+            for i in range(len(ys))
         ]
         xs = leave(norm, layer, "around_self", xs, ys, drop)
         ys = [feed_forward(layer, "feed_forward", y, drop) for y in enter(norm, layer, "around_feed_forward", xs)]
@@ -351,7 +385,7 @@ def decode_transformer(
     for number in range(config.layers):
         layer = _under(weights, f"layers.{number}")
         ys = enter(norm, layer, "around_self", xs)
-        ys = [multi_head(layer, "self_attention", heads, y, ys[: t + 1], drop)[0] for t, y in enumerate(ys)]
+        ys = [self_attend(config, weights, number, ys, t, list(range(t + 1)), drop) for t in range(len(ys))]
         xs = leave(norm, layer, "around_self", xs, ys, drop)
         looked = [
             multi_head(layer, "cross_attention", heads, y, states, drop) for y in enter(norm, layer, "around_cross", xs)
