@@ -270,9 +270,9 @@ class _Transformer(Frozen):
     With ``zero_init_residual`` the last matrix of every part starts at zero, and so a layer as the identity (Goyal et
     al. 2017, section 5.1): training gets under way sooner.
 
-    ``positions`` are added to embeddings, but for ``relative`` ones, of which attention learns what to add to a score
-    for how far apart two tokens are (Raffel et al. 2020, section 2.1); all that are further apart than
-    ``max_relative_positions`` count as so far. ``max_positions`` bounds learned ones.
+    ``positions`` are added to embeddings; ``max_positions`` bounds learned ones. With ``max_relative_positions`` > 0
+    attention learns, beside them or in their place, what to add to a score for how far apart two tokens are (Raffel et
+    al. 2020, section 2.1); all that are further apart count as so far.
     """
 
     type: Literal["transformer"]
@@ -282,9 +282,9 @@ class _Transformer(Frozen):
     heads: int = Field(default=8, ge=1)
     norm: Literal["pre", "post"] = "pre"
     zero_init_residual: bool = False
-    positions: Literal["sinusoidal", "learned", "relative"] = "sinusoidal"
+    positions: Literal["sinusoidal", "learned", "none"] = "sinusoidal"
     max_positions: int = Field(default=1024, ge=1)
-    max_relative_positions: int = Field(default=16, ge=1)
+    max_relative_positions: int = Field(default=0, ge=0)
     dropout: Probability = 0.1
     attention_dropout: Probability = 0.0
     feed_forward_dropout: Probability = 0.0

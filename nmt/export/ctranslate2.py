@@ -38,6 +38,13 @@ def check_model(config: ModelConfig) -> None:
     reason = next((f"a {part.type} {name}" for name, part in parts if part.type != "transformer"), "")
     if isinstance(config.encoder, TransformerEncoder) and config.encoder.window:
         reason = f"an encoder whose attention has a window of {config.encoder.window}"
+    for name, part in parts:
+        if not reason and isinstance(part, TransformerEncoder | TransformerDecoder):
+            kind, relative = part.positions, part.max_relative_positions
+            if relative and kind != "none":
+                reason = f"relative positions beside {kind} ones (the {name}'s)"
+            elif not relative and kind == "none":
+                reason = f"no positions at all (the {name}'s)"
     if not reason and config.embedding < 4:
         reason = f"a width of {config.embedding}"
     if reason:

@@ -88,15 +88,15 @@ class RelativePositions(nn.Module):
 
 
 def build_positions(
-    kind: Literal["sinusoidal", "learned", "relative"], width: int, max_positions: int
+    kind: Literal["sinusoidal", "learned", "none"], width: int, max_positions: int
 ) -> SinusoidalPositions | LearnedPositions | None:
-    """The positions a transformer's recipe names, where they are added to embeddings; None for relative ones."""
+    """The positions a transformer's recipe names, where there are any to be added to embeddings."""
     match kind:
         case "sinusoidal":
             return SinusoidalPositions(width)
         case "learned":
             return LearnedPositions(width, max_positions)
-        case "relative":
+        case "none":
             return None
 
 

@@ -11,8 +11,8 @@ LayerNorm(x + Sublayer(x)), or in the order that trains without care (``pre``), 
 more normalisation at the end (Xiong et al. 2020). With ``zero_init_residual`` every Sublayer(x) is 0 at first, so that
 a stack begins as the identity and each layer adds what it has learnt (Goyal et al. 2017, section 5.1, of convolutions).
 
-Nothing of this knows in which order tokens stand. Positions are added to their embeddings (section 3.5), or else every
-head learns what to add to its scores for how far apart two tokens are (Raffel et al. 2020, section 2.1).
+Nothing of this knows in which order tokens stand. Positions are added to their embeddings (section 3.5), and every head
+may learn what to add to its scores for how far apart two tokens are (Raffel et al. 2020, section 2.1).
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _attention(config: EncoderConfig | DecoderConfig, state_width: int) -> Multi
 
 def _relative(config: EncoderConfig | DecoderConfig) -> RelativePositions | None:
     """Shared by the layers of a stack."""
-    is_relative = config.positions == "relative"
-    return RelativePositions(config.heads, config.max_relative_positions) if is_relative else None
+    most = config.max_relative_positions
+    return RelativePositions(config.heads, most) if most else None
 
 
 def _initialize(module: nn.Module, config: EncoderConfig | DecoderConfig) -> None:

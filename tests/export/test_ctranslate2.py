@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -47,13 +48,19 @@ GRU = {"type": "gru", "width": 16}
         (GRU, TRANSFORMER, "a gru encoder"),
         (TRANSFORMER, {**GRU, "type": "lstm"}, "a lstm decoder"),
         ({**TRANSFORMER, "window": 3}, TRANSFORMER, "an encoder whose attention has a window of 3"),
+        (
+            {**TRANSFORMER, "max_relative_positions": 3},
+            TRANSFORMER,
+            "relative positions beside sinusoidal ones (the encoder's)",
+        ),
+        (TRANSFORMER, {**TRANSFORMER, "positions": "none"}, "no positions at all (the decoder's)"),
     ],
 )
 def test_what_it_cannot_run_is_refused_with_advice(
     encoder: dict[str, Any], decoder: dict[str, Any], reason: str
 ) -> None:
     model = {"encoder": encoder, "decoder": decoder, "embedding": 16, "tied_embeddings": 0}
-    with pytest.raises(ConfigError, match=f"CTranslate2 cannot run {reason}: export it with --to onnx"):
+    with pytest.raises(ConfigError, match=re.escape(f"CTranslate2 cannot run {reason}: export it with --to onnx")):
         check_model(ModelConfig.model_validate(model))
 
 

@@ -24,7 +24,7 @@ LINES = [" ".join(ENGLISH[start : start + count]) for start, count in enumerate(
 TRANSFORMER: dict[str, Any] = {"type": "transformer", "layers": 2, "width": 16, "heads": 2, "feed_forward": 24}
 LEARNED: dict[str, Any] = {**TRANSFORMER, "positions": "learned", "max_positions": 300}
 POST: dict[str, Any] = {**TRANSFORMER, "norm": "post"}
-RELATIVE: dict[str, Any] = {**TRANSFORMER, "positions": "relative", "max_relative_positions": 3}
+RELATIVE: dict[str, Any] = {**TRANSFORMER, "positions": "none", "max_relative_positions": 3}
 
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "pre": (TRANSFORMER, TRANSFORMER, 0),

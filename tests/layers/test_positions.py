@@ -96,7 +96,7 @@ def test_relative_positions_are_a_number_for_each_distance_and_head() -> None:
 
 def test_recipe_names_the_kind() -> None:
     assert isinstance(build_positions("sinusoidal", 6, 10), SinusoidalPositions)
-    assert build_positions("relative", 6, 10) is None
+    assert build_positions("none", 6, 10) is None
     learned = build_positions("learned", 6, 10)
     assert isinstance(learned, LearnedPositions)
     assert learned.weight.shape == (10, 6)

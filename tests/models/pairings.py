@@ -49,7 +49,7 @@ TRANSFORMER: dict[str, Any] = {
     "feed_forward_dropout": 0.1,
 }
 
-RELATIVE: dict[str, Any] = {**TRANSFORMER, "positions": "relative", "max_relative_positions": 2}
+RELATIVE: dict[str, Any] = {**TRANSFORMER, "positions": "none", "max_relative_positions": 2}
 
 ENCODERS: dict[str, dict[str, Any]] = {"gru": GRU, "lstm": LSTM, "transformer": TRANSFORMER}
 #: Widths that differ from the encoders', so that nothing fits by accident.
@@ -101,6 +101,8 @@ VARIANTS: dict[str, ModelConfig] = {
     "transformer-window-wide": _config({**TRANSFORMER, "window": 3, "norm": "post"}, DECODERS["gru"]),
     "transformer-relative": _config(RELATIVE, RELATIVE),
     "transformer-relative-window": _config({**RELATIVE, "window": 2, "norm": "post"}, DECODERS["gru"]),
+    "transformer-relative-sinusoidal": _config({**TRANSFORMER, "max_relative_positions": 3}, TRANSFORMER),
+    "transformer-no-positions": _config(TRANSFORMER, {**TRANSFORMER, "positions": "none"}),
     "transformer-relative-decoder": _config(GRU, {**RELATIVE, "heads": 4, "max_relative_positions": 1}),
     "tied-2-gru": _config(GRU, DECODERS["gru"], tied_embeddings=2),
     "tied-2-lstm": _config(LSTM, {**DECODERS["lstm"], "width": 8}, tied_embeddings=2),

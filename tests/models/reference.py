@@ -271,7 +271,7 @@ def embed(
                 where = position(number, config.width)
             case "learned":
                 where = weights["positions.weight"][number]
-            case "relative":
+            case "none":
                 where = np.zeros(config.width)
         vectors.append(drop(math.sqrt(config.width) * weights["embedding.table.weight"][token] + where))
     return vectors
@@ -347,7 +347,7 @@ def self_attend(
     """
     most = config.max_relative_positions
     rows = [max(-most, min(most, j - i)) + most for j in places]
-    biases = [weights["relative.table.weight"][row] for row in rows] if config.positions == "relative" else []
+    biases = [weights["relative.table.weight"][row] for row in rows] if most else []
     layer = _under(weights, f"layers.{number}")
     return multi_head(layer, "self_attention", config.heads, ys[i], [ys[j] for j in places], drop, biases)[0]
 

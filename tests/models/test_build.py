@@ -84,7 +84,7 @@ def feed_forward(part: TransformerEncoder | TransformerDecoder) -> int:
 def around(part: TransformerEncoder | TransformerDecoder) -> int:
     """The last norm, where norms come first, and the positions, where they are learned or relative."""
     learned = part.max_positions * part.width if part.positions == "learned" else 0
-    learned += part.heads * (2 * part.max_relative_positions + 1) if part.positions == "relative" else 0
+    learned += part.heads * (2 * part.max_relative_positions + 1) if part.max_relative_positions else 0
     return learned + (2 * part.width if part.norm == "pre" else 0)
 
 

@@ -39,6 +39,7 @@ def test_whatever_there_is_a_recipe_comes_of_it(pairs: int, rate: float, budget:
     recipe = chosen(Survey(pairs, 15 * pairs), rate, budget)
     assert recipe.training.budget == (budget or 1800)
     assert recipe.model.encoder.dropout == recipe.model.decoder.dropout
+    assert isinstance(recipe.model.encoder, TransformerEncoder) and recipe.model.encoder.max_relative_positions == 8
 
 
 def test_more_time_and_more_text_make_larger_models() -> None:
