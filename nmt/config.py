@@ -271,8 +271,9 @@ class _Transformer(Frozen):
     al. 2017, section 5.1): training gets under way sooner.
 
     ``positions`` are added to embeddings; ``max_positions`` bounds learned ones. With ``max_relative_positions`` > 0
-    attention learns, beside them or in their place, what to add to a score for how far apart two tokens are (Raffel et
-    al. 2020, section 2.1); all that are further apart count as so far.
+    self-attention learns, beside them or in their place, what to add to a score for how far apart two tokens are
+    (Raffel et al. 2020, section 2.1), distances beyond that counting as that. With neither an encoder cannot tell the
+    order of words.
     """
 
     type: Literal["transformer"]
@@ -496,10 +497,10 @@ class TrainingConfig(Frozen):
     ``batch_tokens`` bounds rows times the longest side of a batch, padding counted; ``accumulate`` batches make one
     step. ``optimizer`` ``muon`` moves the matrices that states are multiplied by along orthogonal ones (Jordan et al.
     2024) and all other weights as ``adamw`` does; ``weight_decay`` is for these two, and muon leaves ``betas`` and
-    ``epsilon`` to those other weights. Embeddings and the output layer move at ``embedding_rate`` times the learning
-    rate. ``metric`` decides which checkpoint is best and when ``patience`` validations without improvement stop the run
-    (0: never). ``average`` is how many of the best checkpoints are averaged (0 and 1: none are); the mean translates
-    where it is better on the validation set than each of them.
+    ``epsilon`` to those other weights. Embeddings, those of distances too, and the output layer move at
+    ``embedding_rate`` times the learning rate. ``metric`` decides which checkpoint is best and when ``patience``
+    validations without improvement stop the run (0: never). ``average`` is how many of the best checkpoints are
+    averaged (0 and 1: none are); the mean translates where it is better on the validation set than each of them.
 
     ``consistency`` above 0 sends every batch through the model twice, with other units dropped, and weighs how far the
     two predictions are apart (R-Drop, Liang et al. 2021, where it is 5): a step takes twice the time and memory, and

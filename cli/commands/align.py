@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, groupby, repeat
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -257,7 +258,7 @@ def _check(
         raise ConfigError("--translations are the model's own: leave out --target")
     if translations == STANDARD and (output == STANDARD or json):
         raise ConfigError("--translations - is standard output, where something else is written: name a file for one")
-    if translations is not None and output != STANDARD and translations.resolve() == output.resolve():
+    if translations is not None and output != STANDARD and realpath(translations) == realpath(output):
         raise ConfigError(f"--translations and --output are both {output}: name another file for one of them")
     if units == "pieces" and (gold is not None or reverse is not None):
         raise ConfigError("--units pieces has no gold links, and two models have no pieces in common: align words")

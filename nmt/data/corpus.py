@@ -416,7 +416,7 @@ def load_dataset(corpus: DatasetsCorpus) -> Any:
         try:
             return datasets.load_dataset(path, corpus.name, split=corpus.split, streaming=corpus.streaming, **options)
         except ValueError as error:
-            if "split" in str(error).lower():
+            if str(error).startswith(_NO_SPLIT):
                 raise
             raise DataError(f"data set {corpus.dataset!r} cannot be read: {_first_line(error)}") from error
     except (FileNotFoundError, ConnectionError) as error:
@@ -426,6 +426,9 @@ def load_dataset(corpus: DatasetsCorpus) -> Any:
     except (KeyError, ValueError) as error:
         raise ConfigError(f"data set {corpus.dataset!r} cannot be loaded: {_first_line(error)}") from error
 
+
+_NO_SPLIT = ("Unknown split", "Bad split", "Unrecognized instruction format")
+"""How ``datasets`` begins to say that a split is not there; what else it says of values is about those of the data."""
 
 _FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 

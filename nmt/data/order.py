@@ -56,7 +56,8 @@ class Epoch:
 def _seen(corpus: CorpusRows) -> int:
     """How many places the rows of a corpus take."""
     size, whole = corpus.stop - corpus.start, int(corpus.weight)
-    return whole * size + math.ceil(round((corpus.weight - whole) * size, 6))  # 2.2 less 2 is a little more than 0.2
+    rest = (corpus.weight - whole) * size
+    return whole * size + math.ceil(rest * (1 - 1e-9))  # 2.2 less 2 is a little more than 0.2
 
 
 class Permutation:

@@ -200,8 +200,10 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
 def decompressed(raw: io.BufferedReader) -> BinaryIO:
     """The stream as it is, or what is compressed in it: its first bytes say which."""
     start = raw.peek(_LONGEST_START)[:_LONGEST_START] if hasattr(raw, "peek") else b""
-    if start and b"\n" not in start and any(one.startswith(start) for one in _STARTS):  # as much as a pipe has so far
-        start = raw.read(_LONGEST_START)
+    if _may_begin(start):  # as much of it as a pipe has so far
+        start = raw.read(len(start))
+        while _may_begin(start) and (more := raw.read1(1)):
+            start += more
         raw = io.BufferedReader(_Again(start, raw))
     if start.startswith(b"\x1f\x8b"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
@@ -222,6 +224,11 @@ _ZSTANDARD = (b"\x28\xb5\x2f\xfd", *(bytes((first, 0x2A, 0x4D, 0x18)) for first 
 """A frame, or one that is there to be skipped, as pzstd begins with."""
 _STARTS = (b"\x1f\x8b", _XZ, *_ZSTANDARD, *(b"BZh%d" % level + block for level in range(1, 10) for block in _BZIP))
 _LONGEST_START = max(map(len, _STARTS))
+
+
+def _may_begin(start: bytes) -> bool:
+    """Whether what has been read is the beginning of how something compressed begins, and no more than that."""
+    return start != b"" and any(len(start) < len(one) and one.startswith(start) for one in _STARTS)
 
 
 class _Again(io.RawIOBase):

@@ -199,7 +199,9 @@ def evaluate_run(
                 writer.write(translation.text)
         finally:
             writer.close()
-        scores = scoring(hypotheses, held_out.references, own)
+    if earlier is not None and earlier[0] != hypotheses:
+        beside.unlink(missing_ok=True)  # scores of other translations
+    scores = scoring(hypotheses, held_out.references, own)
     search = sign_search(translator.decoding)
     evaluation = Evaluation(scores, held_out, hypotheses, model, search, path)
     if place_of(path) is not None:
@@ -228,7 +230,7 @@ def _earlier(translations: Path, scores: Path) -> tuple[list[str], dict[str, Any
     try:
         found = json.loads(scores.read_text(encoding="utf-8"))
         return list(read_lines(translations)), found if isinstance(found, dict) else {}
-    except (OSError, ValueError, NmtError):
+    except (OSError, ValueError, DataError):
         return None
 
 

@@ -42,9 +42,9 @@ def check_model(config: ModelConfig) -> None:
         if not reason and isinstance(part, TransformerEncoder | TransformerDecoder):
             kind, relative = part.positions, part.max_relative_positions
             if relative and kind != "none":
-                reason = f"relative positions beside {kind} ones (the {name}'s)"
+                reason = f"{name}s with relative positions beside {kind} ones"
             elif not relative and kind == "none":
-                reason = f"no positions at all (the {name}'s)"
+                reason = f"{name}s without any positions"
     if not reason and config.embedding < 4:
         reason = f"a width of {config.embedding}"
     if reason:

@@ -14,7 +14,7 @@ __all__ = ["grouped", "set_rate", "token_tables"]
 
 
 def token_tables(model: Seq2Seq) -> set[Tensor]:
-    """The weights that have a row for every token, embeddings and the output layer, or for every distance."""
+    """The weights that have a row for every token, embeddings and the output layer, and those for every distance."""
     return {module.weight for module in model.modules() if isinstance(module, nn.Embedding)} | {model.output.weight}
 
 

@@ -118,8 +118,8 @@ CONSISTENCY_START = 0.3
 MUON_WIDTH = 256
 #: How many times the rate of Muon's matrices embeddings and the output layer move at.
 EMBEDDING_RATE = 4.0
-#: Tokens of the source that are so far apart, or less, are told apart in attention: on Multi30k 20 minutes with that
-#: end at perplexity 6.22 and BLEU 36.9, without it at 6.99 and 34.5 (recipes/README.md).
+#: Distances up to this have numbers of their own in the encoder's attention: on Multi30k 20 minutes with these end at
+#: perplexity 6.22 and BLEU 36.9, without them at 6.99 and 34.5 (recipes/README.md).
 RELATIVE = 8
 #: Learning rates for batches of 4,096 tokens, by width.
 RATES = {128: 3e-3, 192: 3e-3, 256: 2e-3, 384: 1.5e-3, 512: 1e-3}
@@ -249,8 +249,8 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
         Choice(
             "model.encoder",
             {**part, "max_relative_positions": RELATIVE},
-            f"{_reason(size, seen, vocabulary, rate, seconds)}; relative positions teach sooner in which order words "
-            f"stand (for an export to CTranslate2, which has none beside others, set them to 0)",
+            f"{_reason(size, seen, vocabulary, rate, seconds)}; relative positions teach much sooner in which order "
+            f"words stand (train with 0 what is to be exported to CTranslate2, which cannot add them to others)",
         ),
         Choice("model.decoder", part, f"dropout: {often}{', later in two passes each' if consistent else ''}"),
         Choice("training.budget", _spoken(seconds), "as asked for" if budget else "nobody said how long"),

@@ -149,6 +149,6 @@ def _test_bleu(folder: Path, recipe: Recipe) -> float | None:
                     cased, _, cut = score["signature"].partition("|tok:")
                     if "|case:mixed|" in f"{cased}|" and cut.startswith(cuts):
                         return float(score["score"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return None

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -237,9 +238,14 @@ def test_an_engine_is_tried_in_as_many_threads_as_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(tmp_path / "run", recipe_of(TRANSFORMER, TRANSFORMER, 0))
-    asked = []
+    asked: list[int] = []
     load = Translator.load
-    monkeypatch.setattr(Translator, "load", lambda *given, **how: asked.append(how["threads"]) or load(*given, **how))
+
+    def heard(*given: Any, **how: Any) -> Translator:
+        asked.append(how["threads"])
+        return load(*given, **how)
+
+    monkeypatch.setattr(Translator, "load", heard)
     assert main(["export", str(run.folder), "--to", "onnx", "--check", "0", "--threads", "1"]) == 0
     assert asked == [1]
 

@@ -200,7 +200,9 @@ def test_weights_are_times_an_epoch_and_fractions_are_drawn_anew() -> None:
     assert drawn[0] != drawn[1]
 
 
-@pytest.mark.parametrize(("rows", "weight", "seen"), [(100, 2.2, 220), (1000, 1.3, 1300), (10, 1.1, 11), (10, 0.33, 4)])
+@pytest.mark.parametrize(
+    ("rows", "weight", "seen"), [(100, 2.2, 220), (1000, 1.3, 1300), (10, 1.1, 11), (10, 0.33, 4), (10, 1e-8, 1)]
+)
 def test_a_weight_is_taken_as_it_is_written(rows: int, weight: float, seen: int) -> None:
     source = source_of(FakeStore(*lengths(rows), (rows, weight)))
     assert sum(len(batch.rows) for batch in source.batches(0)) == seen

@@ -220,6 +220,12 @@ def test_json_of_several_forms_is_text_all_the_same(tmp_path: Path, streaming: b
     assert [next(found) for _ in rows] == [Pair('caf\u00e9 "a"', "b")] * 40
     with pytest.raises(DataError, match=r"row 41: 'en' is not text but 2024"):
         next(found)
+    stream = PairStream(dataset(path, streaming=True))
+    first = stream.read(30)
+    rest = PairStream(dataset(path, streaming=True), stream.mark())
+    assert first + rest.read(10) == [Pair('caf\u00e9 "a"', "b")] * 40
+    with pytest.raises(DataError, match=r"row 41: 'en' is not text but 2024"):
+        rest.read(1)
     deep = [{"translation": {"en": "a", "fr": "b"}}] * 20 + [{"translation": {"en": "c", "fr": None, "de": [1, "x"]}}]
     path = tmp_path / "deep.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in deep))

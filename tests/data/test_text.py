@@ -127,9 +127,24 @@ def test_an_archive_that_comes_byte_by_byte_is_known(ending: str, first: int) ->
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb", buffering=0) as end:
         end.write(packed[:first])
-        later = threading.Timer(0.2, lambda: (end.write(packed[first:]), end.close()))
+
+        def go_on() -> None:
+            end.write(packed[first:])
+            end.close()
+
+        later = threading.Timer(0.2, go_on)
         later.start()
         assert list(decode_lines(decompressed(pipe), "pipe")) == ["a", "b"]
+        later.join()
+
+
+def test_a_text_that_begins_like_an_archive_does_not_wait_for_more_than_its_line() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb", buffering=0) as end:
+        end.write(b"B")
+        later = threading.Timer(0.2, lambda: end.write(b"\n"))
+        later.start()
+        assert next(decode_lines(decompressed(pipe), "pipe")) == "B"
         later.join()
 
 

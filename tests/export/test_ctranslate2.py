@@ -26,10 +26,11 @@ def test_the_folder_is_one_of_ctranslate2s_own() -> None:
     assert settings["layer_norm_epsilon"] == torch.nn.LayerNorm(2).eps
 
 
+@pytest.mark.parametrize("shape", ["learned", "relative"])
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_quantization_leaves_the_model_alone(quantization: str) -> None:
+def test_quantization_leaves_the_model_alone(quantization: str, shape: str) -> None:
     """The converter writes over the arrays that it is given."""
-    encoder, decoder, tied = SHAPES["learned"]
+    encoder, decoder, tied = SHAPES[shape]
     pair, recipe = tokenizers(joint=True), recipe_of(encoder, decoder, tied)
     model = model_of(recipe.model, pair)
     before = {name: values.clone() for name, values in model.state_dict().items()}
@@ -51,9 +52,9 @@ GRU = {"type": "gru", "width": 16}
         (
             {**TRANSFORMER, "max_relative_positions": 3},
             TRANSFORMER,
-            "relative positions beside sinusoidal ones (the encoder's)",
+            "encoders with relative positions beside sinusoidal ones",
         ),
-        (TRANSFORMER, {**TRANSFORMER, "positions": "none"}, "no positions at all (the decoder's)"),
+        (TRANSFORMER, {**TRANSFORMER, "positions": "none"}, "decoders without any positions"),
     ],
 )
 def test_what_it_cannot_run_is_refused_with_advice(

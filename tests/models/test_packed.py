@@ -82,7 +82,7 @@ def _forced(model: Seq2Seq, sources: list[int], prefixes: list[list[int]]) -> tu
     return decoded.features[:, len(prefixes[0]) - 1], decoded.attention[:, len(prefixes[0]) - 1]
 
 
-@pytest.mark.parametrize("name", ["transformer-transformer", "gru-gru", "lstm-lstm"])
+@pytest.mark.parametrize("name", ["transformer-transformer", "transformer-relative", "gru-gru", "lstm-lstm"])
 def test_more_tokens_than_there_is_room_for_at_first(name: str) -> None:
     """The room for what is written grows."""
     model = new_model(name)
@@ -167,7 +167,7 @@ def test_what_was_written_before_changes_no_bit(name: str, kept: bool, monkeypat
 
 
 @pytest.mark.parametrize(("precision", "error"), [("float16", 5e-3), ("bfloat16", 0.05), ("int8", 0.05)])
-@pytest.mark.parametrize("name", NINE)
+@pytest.mark.parametrize("name", [*NINE, "transformer-relative"])
 def test_narrow_products_are_near(
     name: str, precision: Precision, error: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,10 @@ def test_tables_of_tokens_are_embeddings_and_the_output_layer(pairing: str) -> N
     assert names == {name for name, _ in model.named_parameters() if name.endswith("table.weight")} | (
         set() if PAIRINGS[pairing].tied_embeddings else {"output.weight"}
     )
-    assert len(names) == {0: 3, 2: 2, 3: 1}[PAIRINGS[pairing].tied_embeddings]
+    of_distances = {f"{side}.relative.table.weight" for side in ("encoder", "decoder")} & names
+    sides = (PAIRINGS[pairing].encoder, PAIRINGS[pairing].decoder)
+    assert len(of_distances) == sum(bool(getattr(side, "max_relative_positions", 0)) for side in sides)
+    assert len(names - of_distances) == {0: 3, 2: 2, 3: 1}[PAIRINGS[pairing].tied_embeddings]
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
