@@ -190,4 +190,6 @@ def _check(
 
 def _written(output: Path) -> tuple[Path, Path]:
     """What is kept: translations, and beside them their scores."""
-    return output, output.with_name(f"{output.name}.json")
+    from nmt.evaluation.runs import scores_of
+
+    return output, scores_of(output)

@@ -35,6 +35,7 @@ __all__ = [
     "evaluate_run",
     "held_out_files",
     "held_out_split",
+    "scores_of",
 ]
 
 Split = Literal["test", "valid"]
@@ -187,7 +188,7 @@ def evaluate_run(
     unlike = _unlike(translator.decoding, run.recipe.decoding, of_precision="precision" in decoding)
     name = ".".join([of, checkpoint.name, f"beam{translator.decoding.beam}", *unlike])
     path = output or run.folder / "evaluations" / f"{name}.hyp"
-    beside = path.with_name(f"{path.name if output else name}.json")
+    beside = scores_of(path) if output else path.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     hypotheses: list[str] = []
     earlier = _earlier(path, beside) if place_of(path) is not None else None
@@ -207,6 +208,11 @@ def evaluate_run(
     if place_of(path) is not None:
         _keep(evaluation, beside, earlier)
     return evaluation
+
+
+def scores_of(translations: Path) -> Path:
+    """Where the scores of translations are kept that somebody wants in a file of his own."""
+    return translations.with_name(f"{translations.name}.json")
 
 
 def _unlike(search: DecodingConfig, recipe: DecodingConfig, *, of_precision: bool) -> list[str]:

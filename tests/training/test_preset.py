@@ -12,6 +12,7 @@ from nmt.config import DataConfig, Recipe, TextCorpus, TransformerEncoder, TsvCo
 from nmt.data.corpus import with_folder
 from nmt.data.tokenizer import train_tokenizers
 from nmt.errors import ConfigError, DataError, TrainingError
+from nmt.export.ctranslate2 import check_model
 from nmt.models import build
 from nmt.training.lock import alone_in
 from nmt.training.preset import SIZES, VOCABULARIES, Size, Survey, auto, choose, rate_of, survey, to_toml
@@ -55,6 +56,14 @@ def test_the_more_often_pairs_are_seen_the_more_is_dropped_until_passes_have_to_
     assert [recipe.model.encoder.dropout for recipe in recipes] == [0.1, 0.2, 0.3, 0.2, 0.25]
     assert [recipe.training.consistency for recipe in recipes] == [0, 0, 0, 2, 2]
     assert [recipe.training.consistency_start for recipe in recipes] == [0, 0, 0, 0.3, 0.3]
+
+
+def test_what_ctranslate2_needs_is_one_key_away() -> None:
+    text = to_toml(DataConfig(), choose(MULTI30K, SLOW, 1200.0), "why")
+    with pytest.raises(ConfigError, match="encoders with relative positions beside sinusoidal ones"):
+        check_model(parse_recipe(text).model)
+    assert "train with 0 what is to be exported to CTranslate2" in text
+    check_model(parse_recipe(text, overrides=["model.encoder.max_relative_positions=0"]).model)
 
 
 def test_muon_is_for_narrow_models() -> None:
