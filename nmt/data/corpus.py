@@ -326,7 +326,7 @@ def _read_datasets(corpus: DatasetsCorpus) -> Iterator[Pair]:
                 record = {wanted[0]: source, wanted[1]: target}
                 where = f"{name}, row {number}"
                 yield Pair(_field(record, corpus.source, where), _field(record, corpus.target, where))
-    except (*_unreadable(), ValueError) as error:
+    except _unreadable_rows() as error:
         raise DataError(f"{name}, after row {number}: cannot be read: {_first_line(error)}") from error
 
 
@@ -379,7 +379,7 @@ class PairStream:
                 self._number += 1
                 where = f"{name}, row {self._number}"
                 pairs.append(Pair(*(_field(record, key, where) for key in (self._corpus.source, self._corpus.target))))
-        except (*_unreadable(), ValueError) as error:
+        except _unreadable_rows() as error:
             raise DataError(f"{name}, after row {self._number}: cannot be read: {_first_line(error)}") from error
         return pairs
 
@@ -453,6 +453,11 @@ def _unreadable() -> tuple[type[Exception], ...]:
     from datasets.exceptions import DatasetGenerationError
 
     return DatasetGenerationError, pyarrow.ArrowException, UnicodeDecodeError
+
+
+def _unreadable_rows() -> tuple[type[Exception], ...]:
+    """What reading row by row raises for them besides: the errors of pandas and of JSON are of values."""
+    return (*_unreadable(), ValueError)
 
 
 def _first_line(error: BaseException) -> str:
