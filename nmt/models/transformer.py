@@ -111,7 +111,7 @@ class EncoderLayer(nn.Module):
         self.around_feed_forward = Residual(config)
 
     def forward(
-        self, x: Float[Tensor, "B S H"], mask: Bool[Tensor, "B 1 #S S"], bias: Float[Tensor, "A S S"] | None
+        self, x: Float[Tensor, "B S H"], mask: Bool[Tensor, "B 1 #S S"], bias: Float[Tensor, "A S S"] | None = None
     ) -> Float[Tensor, "B S H"]:
         y = self.around_self.enter(x)
         attended, _ = self.self_attention(y, *self.self_attention.project(y), mask, bias)
@@ -199,9 +199,9 @@ class DecoderLayer(nn.Module):
         x: Float[Tensor, "B T H"],
         past: KeysValues | None,
         mask: Bool[Tensor, "1 1 T P"],
-        bias: Float[Tensor, "A T P"] | None,
         source: KeysValues,
         source_mask: Bool[Tensor, "B 1 1 S"],
+        bias: Float[Tensor, "A T P"] | None = None,
     ) -> tuple[Float[Tensor, "B T H"], KeysValues, Float[Tensor, "B A T S"]]:
         """The layer's output, its keys and values with the past's before them, and where each head looked."""
         y = self.around_self.enter(x)
@@ -265,7 +265,7 @@ class TransformerDecoder(nn.Module):
         attention = None
         for number, (layer, source) in enumerate(zip(self.layers, memory.layers, strict=True)):
             past = None if state is None else state.layers[number]
-            x, now, weights = layer(x, past, mask, bias, source, source_mask)
+            x, now, weights = layer(x, past, mask, source, source_mask, bias)
             present.append(now)
             if number == self.alignment_layer:
                 attention = weights.mean(dim=1)

@@ -100,10 +100,10 @@ VARIANTS: dict[str, ModelConfig] = {
     "transformer-window": _config({**TRANSFORMER, "window": 1}, TRANSFORMER),
     "transformer-window-wide": _config({**TRANSFORMER, "window": 3, "norm": "post"}, DECODERS["gru"]),
     "transformer-relative": _config(RELATIVE, RELATIVE),
-    "transformer-relative-window": _config({**RELATIVE, "window": 2, "norm": "post"}, DECODERS["gru"]),
-    "transformer-relative-sinusoidal": _config({**TRANSFORMER, "max_relative_positions": 3}, TRANSFORMER),
+    "transformer-relative-window": _config(
+        {**TRANSFORMER, "max_relative_positions": 3, "window": 2, "norm": "post"}, DECODERS["gru"]
+    ),
     "transformer-no-positions": _config(TRANSFORMER, {**TRANSFORMER, "positions": "none"}),
-    "transformer-relative-decoder": _config(GRU, {**RELATIVE, "heads": 4, "max_relative_positions": 1}),
     "tied-2-gru": _config(GRU, DECODERS["gru"], tied_embeddings=2),
     "tied-2-lstm": _config(LSTM, {**DECODERS["lstm"], "width": 8}, tied_embeddings=2),
     "tied-3-transformer": _config(TRANSFORMER, TRANSFORMER, tied_embeddings=3),
