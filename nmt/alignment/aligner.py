@@ -138,14 +138,12 @@ class Aligner:
             first += len(window)
 
     def translate(self, lines: Iterable[str], *, first: int = 1) -> Iterator[tuple[Translation, Alignment]]:
-        """The model's own translation of each line, and where it looked when it wrote it; lines are read a window
-        ahead, and ``first`` is the number of the first.
+        """The model's own translation of each line, and where it looked when it wrote it.
+
+        ``first`` is the number of the first line, for messages.
         """
-        rest = iter(lines)
-        while window := list(islice(rest, self.translator.window)):
-            for translation in self.translator.translate_window(window, attention=True, first=first):
-                yield translation, Alignment.of(translation, units=self.units)
-            first += len(window)
+        for translation in self.translator.translate(lines, attention=True, first=first):
+            yield translation, Alignment.of(translation, units=self.units)
 
     def link(
         self,

@@ -171,11 +171,13 @@ class Translator:
         nbest: int = 1,
         attention: bool = False,
         words: bool = False,
+        first: int = 1,
         **decoding: Any,
     ) -> Iterator[Translation]:
         """One translation a line, in order; lines are read a window ahead, and as translations are asked for.
 
-        Each has its ``nbest`` hypotheses, with their ``attention`` if asked for. ``decoding`` overrides for this call
+        Each has its ``nbest`` hypotheses, with their ``attention`` if asked for. ``first`` is the number of the first
+        line, for messages. ``decoding`` overrides for this call
         what the translator was loaded with: ``translate(lines, beam=1)``.
 
         Raises ConfigError at once for an override that cannot be, where ``nbest`` exceeds the beam, or for a line in
@@ -187,11 +189,10 @@ class Translator:
         translator = copy.copy(self)
         translator.decoding = overridden(self.decoding, decoding)
         translator.check(nbest, attention=attention)
-        return translator._windows(iter(lines), _Wanted(nbest, attention, words))
+        return translator._windows(iter(lines), _Wanted(nbest, attention, words), first)
 
-    def _windows(self, lines: Iterator[str | Request], wanted: _Wanted) -> Iterator[Translation]:
+    def _windows(self, lines: Iterator[str | Request], wanted: _Wanted, first: int) -> Iterator[Translation]:
         """One translation a line, window by window."""
-        first = 1
         while window := list(islice(lines, self.window)):
             yield from self.translate_window(
                 window, nbest=wanted.nbest, attention=wanted.attention, words=wanted.words, first=first

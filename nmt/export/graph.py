@@ -193,10 +193,8 @@ class Graph:
         waves = self("Concat", self("Sin", angles), self("Sin", quarter), axis=1)
         return self("Cast", waves, to=type_of(np.float32))
 
-    def relative(self, module: RelativePositions | None, distances: str) -> str | None:
-        """What is added to scores (A, T, P) for distances (T, P); None where nothing is."""
-        if module is None:
-            return None
+    def relative(self, module: RelativePositions, distances: str) -> str:
+        """What is added to scores (A, T, P) for distances (T, P)."""
         most = self.constant(module.most)
         rows = self("Add", self("Clip", distances, self.constant(-module.most), most), most)
         return self("Transpose", self("Gather", self.weight(module.table.weight), rows), perm=[2, 0, 1])

@@ -120,14 +120,16 @@ def _transformer_encoder(graph: Graph, encoder: TransformerEncoder) -> tuple[str
     """The states of the last layer (B, S, H) and their means over the sentences (B, H)."""
     length = graph.size("source", 1)
     visible = graph("Unsqueeze", "mask", graph.constant([1, 2]))
-    place = graph("Range", graph.constant(0), graph("Squeeze", length), graph.constant(1))
-    distances = graph("Sub", *(graph("Unsqueeze", place, graph.constant([axis])) for axis in (0, 1)))
+    bias = None
+    if encoder.window or encoder.relative is not None:
+        place = graph("Range", graph.constant(0), graph("Squeeze", length), graph.constant(1))
+        distances = graph("Sub", *(graph("Unsqueeze", place, graph.constant([axis])) for axis in (0, 1)))
+        bias = None if encoder.relative is None else graph.relative(encoder.relative, distances)
     if encoder.window:
         near = graph("LessOrEqual", graph("Abs", distances), graph.constant(encoder.window))
         padding = graph("Not", graph("Unsqueeze", "mask", graph.constant([1, 3])))
         visible = graph("And", visible, graph("Or", near, padding))
     x = graph.embed(encoder.embedding, "source", graph.positions(encoder.positions, graph.constant([0]), length))
-    bias = graph.relative(encoder.relative, distances)
     for layer in encoder.layers:
         y = _enter(graph, layer.around_self, x)
         attended, _ = graph.attend(layer.self_attention, y, *graph.project(layer.self_attention, y), visible, bias)
@@ -302,9 +304,11 @@ def _transformer_step(graph: Graph, decoder: TransformerDecoder) -> tuple[str, s
     positions = graph.positions(decoder.positions, written, graph.constant([1]))
     tokens = graph("Unsqueeze", "tokens", graph.constant([1]))
     x = graph.embed(decoder.embedding, tokens, positions)
-    last = graph("Squeeze", written)
-    place = graph("Range", graph.constant(0), graph("Add", last, graph.constant(1)), graph.constant(1))
-    bias = graph.relative(decoder.relative, graph("Unsqueeze", graph("Sub", place, last), graph.constant([0])))
+    bias = None
+    if decoder.relative is not None:
+        last = graph("Squeeze", written)
+        place = graph("Range", graph.constant(0), graph("Add", last, graph.constant(1)), graph.constant(1))
+        bias = graph.relative(decoder.relative, graph("Unsqueeze", graph("Sub", place, last), graph.constant([0])))
     state: list[str] = []
     attention = ""
     for number, layer in enumerate(decoder.layers):
