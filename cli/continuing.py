@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from nmt.data.text import COMPRESSIONS, LineWriter, whole_lines
 from nmt.errors import ConfigError, DataError, NmtError
 from nmt.files import place_of
-from nmt_cli.streams import STANDARD
+from nmt_cli.streams import STANDARD, check_input
 
 if TYPE_CHECKING:
     from nmt.formats import Style
@@ -131,10 +131,14 @@ def whole_output(
     With ``kept`` so many lines of the interrupted output stay; it is as it was until there is another. Where the work
     does not come to its end, the error says where the lines are that were written before, and if the verb is
     ``resumable`` how to go on. Raises ConfigError where the file, or what it is called until it is whole, is one of
-    ``inputs``, NmtError where it cannot be written.
+    ``inputs``, NmtError where it cannot be written, and DataError for an input that cannot be read: what is there of an
+    output stays as it is then. An interrupted verb that is not ``resumable`` leaves nothing.
     """
     part = _part(path)
     refuse_inputs((path, part), inputs)
+    for one in inputs:
+        if one != STANDARD:
+            check_input(one)
     output = Output(lambda: LineWriter.open(part, name=path) if kept is None else _reopen(path, part, kept))
     if kept is None:
         output.ready()
@@ -152,6 +156,8 @@ def whole_output(
         raise
     except BaseException:
         output.close()
+        if part != path and kept is None and not (resumable and part.exists() and part.stat().st_size):
+            part.unlink(missing_ok=True)
         raise
     if part != path:
         _rename(part, part.with_name(part.name.removesuffix(".part")))

@@ -17,7 +17,7 @@ import typer
 from nmt.errors import NmtError
 from nmt_cli import console
 
-__all__ = ["STANDARD", "InputFile", "OnBadBytes", "OutputFile", "greet", "input_lines"]
+__all__ = ["STANDARD", "InputFile", "OnBadBytes", "OutputFile", "check_input", "greet", "input_lines"]
 
 STANDARD = Path("-")
 
@@ -43,6 +43,15 @@ def input_lines(path: Path, *, on_bad_bytes: Literal["error", "replace"] = "erro
     if path == STANDARD:
         greet()
     return read_lines(path, on_bad_bytes=on_bad_bytes)
+
+
+def check_input(path: Path) -> None:
+    """Raise DataError for a file that cannot be read: before anything is done for it. A pipe is not touched."""
+    from nmt.data.text import open_binary
+
+    if path.is_file() or path.is_dir() or not path.exists():
+        with open_binary(path):
+            pass
 
 
 def greet() -> None:

@@ -63,6 +63,9 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 
+WRITTEN = ("recipe.toml", "source.model", "target.model", "log.jsonl")
+"""What a run writes into its folder, beside ``run.json`` and that."""
+
 #: The names that :func:`beside` gives.
 _BESIDE = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<ending>tmp|old)")
 
@@ -330,6 +333,13 @@ class Run:
             _replace_files(folder, files)
         except OSError as error:
             raise CheckpointError(f"{folder}: the run folder cannot be written: {error.strerror}") from error
+
+    @staticmethod
+    def strangers(folder: Path) -> list[str]:
+        """Files of a folder that is no run which have names that a run writes under: a user's own, not to be lost."""
+        if (folder / "run.json").exists():
+            return []
+        return [name for name in (*WRITTEN, MANIFEST) if (folder / name).exists()]
 
     @staticmethod
     def open(folder: Path) -> Run:

@@ -19,11 +19,12 @@ from nmt.config import Recipe, load_recipe
 from nmt.data.corpus import with_folder
 from nmt.data.synthetic import write_corpus
 from nmt.data.text import count_lines, read_lines
-from nmt.errors import ConfigError
+from nmt.errors import ConfigError, Interrupted
 from nmt.evaluation.metrics import Score
 from nmt.evaluation.runs import Scoring, evaluate_run, held_out_split
 from nmt.training.report import Reporter
-from nmt.training.session import Session, train
+from nmt.training.session import Session, differences, train
+from nmt.training.signals import StopRequest
 
 __all__ = ["FAMILIES", "Demonstration", "Family", "Sample", "demonstrate", "make_corpus", "recipe_of"]
 
@@ -86,12 +87,22 @@ def demonstrate(
 ) -> Demonstration:
     """Train a family on a corpus that :func:`make_corpus` made, and measure it on the held-out sentences.
 
-    A run that is there already is gone on with, or used as it is if it is finished. Raises what
+    A run that is there already is gone on with, or used as it is if it is finished. Raises ConfigError where that has
+    another recipe, Interrupted where a signal came while it was trained, and what
     :func:`~nmt.training.session.train` raises.
     """
     recipe = recipe_of(family, overrides)
-    recipe = recipe.model_copy(update={"data": with_folder(recipe.data, corpus)})
-    train(recipe, Session(run, resume=has_checkpoint(run)), reporter)
+    # By its whole name, so that the run is the same one from whatever folder it is gone on with.
+    recipe = recipe.model_copy(update={"data": with_folder(recipe.data, corpus.absolute())})
+    begun = has_checkpoint(run)
+    if begun and (changed := differences(Run.open(run).recipe, recipe)):
+        raise ConfigError(
+            f"{run}: was begun with another recipe: {'; '.join(changed)}; remove the folder, or name another with --out"
+        )
+    stop = StopRequest()
+    train(recipe, Session(run, resume=begun), reporter, stop=stop)
+    if stop:
+        raise Interrupted(f"{run}: trained, and stopped by {stop.name}", stop.ending)
     opened = Run.open(run)
     held_out = held_out_split(recipe, "test")
     scored = evaluate_run(opened, held_out, Scoring(metrics=("bleu", "chrf")))

@@ -18,9 +18,10 @@ from nmt.checkpoint import has_checkpoint
 from nmt.config import Recipe
 from nmt.data.ahead import prepare_ahead
 from nmt.distributed import ALONE, Ranks
-from nmt.errors import ConfigError, DivergedError, Interrupted
+from nmt.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from nmt.training.report import Reporter, read_log
 from nmt.training.session import Session, check, train
+from nmt.training.signals import StopRequest
 from nmt.training.summary import RunSummary, summarize
 
 __all__ = ["Standing", "draw_race", "names_of", "race", "table"]
@@ -75,18 +76,22 @@ def race(
     trained with the first seed before any is with the second, and what they are trained on is tokenised outside their
     time. With ``session.resume`` runs that are finished stay as they are, and the one that was cut short is gone on
     with. A run that diverges keeps what it had reached. Raises ConfigError for recipes that are not given the same
-    ``training.budget``, before the first is trained what would stop any of them
-    (:func:`~nmt.training.session.check`), and what :func:`~nmt.training.session.train` raises.
+    ``training.budget``, CheckpointError where there is nothing to resume, before the first is trained what would stop
+    any of them (:func:`~nmt.training.session.check`), and what :func:`~nmt.training.session.train` raises.
     """
     budgets = {recipe.training.budget for recipe in recipes.values()}
-    if len(budgets) != 1 or 0 in budgets:
+    if len(budgets) != 1:
         raise ConfigError("the recipes of a race need the same training.budget")
+    if 0 in budgets:
+        raise ConfigError("a race is run for some time: give a training.budget, such as 20m")
     if seeds < 1:
         raise ConfigError(f"seeds {seeds}: a race needs one at least")
     lanes = [_lane(name, recipe, turn, session) for turn in range(seeds) for name, recipe in recipes.items()]
+    if session.resume and not any(lane.session.resume for lane in lanes):
+        raise CheckpointError(f"{session.folder}: there is no race to resume; leave out --resume to begin one")
     for lane in lanes:
         check(lane.recipe, lane.session)
-    ready: set[str] = set()
+    ready, stop = set[str](), StopRequest()
     for number, lane in enumerate(lanes, 1):
         with reporters() as reporter:
             reporter.note(f"{lane.name}, seed {lane.recipe.training.seed}: run {number} of {len(lanes)}")
@@ -95,7 +100,10 @@ def race(
                     prepare_ahead(lane.recipe, session.kept, note=reporter.note, progress=reporter.prepared)
                     ready.add(lane.data)
             try:
-                train(lane.recipe, lane.session, reporter, ranks)
+                train(lane.recipe, lane.session, reporter, ranks, stop)
+                if any(ranks.total(bool(stop))) and number < len(lanes):
+                    who = stop.name or "a signal to another process"
+                    raise Interrupted(f"finished, and the race stopped by {who}", stop.ending)
             except Interrupted as error:
                 what = str(error).partition(";")[0]
                 raise Interrupted(f"{lane.session.folder}: {what}; go on with --resume", error.signal_number) from error
@@ -129,7 +137,10 @@ def _lane(name: str, recipe: Recipe, turn: int, session: Session) -> _Lane:
 
 
 def table(standings: Sequence[Standing]) -> Iterator[str]:
-    """The standings as lines of aligned columns: mean and standard deviation over the seeds."""
+    """The standings as lines of aligned columns: mean and standard deviation over the seeds.
+
+    Where runs ended before they were validated, it is said of how many of them the mean is.
+    """
     rows = [("recipe", "runs", "BLEU", "chrF", "parameters", "steps", "minutes")]
     for one in standings:
         parameters = next((run.parameters for run in one.runs if run.parameters is not None), None)
@@ -137,7 +148,7 @@ def table(standings: Sequence[Standing]) -> Iterator[str]:
         rows.append(
             (
                 one.recipe,
-                str(len(one.runs)),
+                str(len(one.runs)) if len(one.bleu) == len(one.runs) else f"{len(one.bleu)} of {len(one.runs)}",
                 _spread(one.bleu),
                 _spread(one.chrf),
                 "-" if parameters is None else f"{parameters / 1e6:.1f} M",

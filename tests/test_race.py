@@ -16,7 +16,7 @@ import torch
 from nmt.checkpoint import Run
 from nmt.config import Recipe
 from nmt.data.batching import Batch
-from nmt.errors import ConfigError, Interrupted
+from nmt.errors import CheckpointError, ConfigError, Interrupted
 from nmt.models.bahdanau import BahdanauEncoder
 from nmt.race import Standing, draw_race, names_of, race, table
 from nmt.training import loop
@@ -122,11 +122,13 @@ def test_the_table_has_means_and_standard_deviations() -> None:
     two = Standing("two", (SUMMARY, replace(SUMMARY, bleu=33.0, chrf=51.0, steps=2000, seconds=210.0)))
     one = Standing("one", (replace(SUMMARY, parameters=None),))
     none = Standing("none", (replace(SUMMARY, bleu=None, chrf=None, seconds=None),))
-    rows = [line.split() for line in table([two, one, none])]
+    some = Standing("some", (SUMMARY, replace(SUMMARY, bleu=None, chrf=None)))
+    rows = [line.split() for line in table([two, one, none, some])]
     assert rows[0] == ["recipe", "runs", "BLEU", "chrF", "parameters", "steps", "minutes"]
     assert rows[1] == ["two", "2", "31.50", "±", "2.12", "50.50", "±", "0.71", "1.2", "M", "1,500", "2.5"]
     assert rows[2] == ["one", "1", "30.00", "50.00", "-", "1,000", "1.5"]
-    assert rows[3] == ["none", "1", "-", "-", "1.2", "M", "1,000", "-"]
+    assert rows[3] == ["none", "0", "of", "1", "-", "-", "1.2", "M", "1,000", "-"]
+    assert rows[4][:5] == ["some", "1", "of", "2", "30.00"]
     assert len({len(line) for line in table([two, one, none])}) == 1
 
 
@@ -143,6 +145,25 @@ def test_a_race_that_was_cut_short_goes_on(corpus: Path, tmp_path: Path) -> None
     assert any("this run is finished" in note for note in again.notes)
     assert (tmp_path / "gru" / "seed-7" / "log.jsonl").read_bytes() == finished
     assert all(run.steps >= 1 and run.bleu is not None for one in standings for run in one.runs)
+
+
+def test_a_signal_at_the_very_end_of_a_run_ends_the_race(corpus: Path, tmp_path: Path) -> None:
+    class AtTheEnd(Told):
+        def note(self, text: str) -> None:
+            super().note(text)
+            if "target tokens in" in text:  # the last that a run says
+                os.kill(os.getpid(), signal.SIGINT)
+
+    told = AtTheEnd()
+    with pytest.raises(Interrupted, match=r"gru/seed-7: finished, and the race stopped by SIGINT; go on with --resume"):
+        race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(told))
+    assert not (tmp_path / "lstm").exists()
+
+
+def test_there_must_be_a_race_to_resume(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no race to resume; leave out --resume to begin one"):
+        race(recipes(corpus), session(tmp_path / "elsewhere", resume=True), lambda: contextlib.nullcontext(Told()))
+    assert not (tmp_path / "elsewhere" / "gru").exists()
 
 
 def test_a_recipe_that_diverges_does_not_end_the_race(
@@ -172,9 +193,11 @@ def test_what_would_stop_a_race_is_found_before_it_begins(corpus: Path, tmp_path
         race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(told))
     assert told.notes == []
     unlike = {"a": small_recipe(corpus, "gru", "gru", "training.budget=3"), **recipes(corpus)}
-    for wrong in (unlike, {"a": small_recipe(corpus)}, {}):
+    for wrong in (unlike, {}):
         with pytest.raises(ConfigError, match=r"need the same training\.budget"):
             race(wrong, session(tmp_path), lambda: contextlib.nullcontext(told))
+    with pytest.raises(ConfigError, match=r"a race is run for some time: give a training\.budget, such as 20m"):
+        race({"a": small_recipe(corpus)}, session(tmp_path), lambda: contextlib.nullcontext(told))
     with pytest.raises(ConfigError, match="seeds 0"):
         race(recipes(corpus), session(tmp_path), lambda: contextlib.nullcontext(told), seeds=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
     from nmt.demo import Demonstration
 
 
+OUT = Path("runs/demo")
+
+
 def demo(
     family: Annotated[
         Literal["transformer", "bahdanau", "luong", "all"],
         typer.Option("--family", "-f", help="The model to train, or all three to compare them."),
     ] = "transformer",
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where corpus and runs go.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where corpus and runs go.")] = OUT,
     pairs: Annotated[
         int | None,
         typer.Option(
@@ -50,7 +54,7 @@ def demo(
         shown.append(done)
     if len(shown) > 1:
         typer.echo(_table(shown))
-    typer.echo(_next_commands(corpus, shown[0]))
+    typer.echo(_next_commands(corpus, shown[0], out))
 
 
 def _report(done: Demonstration) -> str:
@@ -78,17 +82,19 @@ def _table(shown: list[Demonstration]) -> str:
     return "\n".join(lines)
 
 
-def _next_commands(corpus: Path, done: Demonstration) -> str:
+def _next_commands(corpus: Path, done: Demonstration, out: Path) -> str:
     """What to try next."""
+    run, folder = shlex.quote(str(done.run)), shlex.quote(str(corpus))
+    elsewhere = "" if out == OUT else f" --out {shlex.quote(str(out))}"
     return "\n".join(
         [
             "",
             "Try next (where nmt is not found: source .venv/bin/activate):",
-            f"  echo 'The old women see the red house.' | nmt translate {done.run}",
-            f"  nmt translate {done.run} --nbest 3 --align hard < {corpus}/valid.en",
-            f"  nmt evaluate {done.run}",
-            f"  nmt align {done.run} --source {corpus}/test.en --target {corpus}/test.fr --gold {corpus}/test.align",
-            "  nmt demo --family all",
+            f"  echo 'The old women see the red house.' | nmt translate {run}",
+            f"  nmt translate {run} --nbest 3 --align hard < {folder}/valid.en",
+            f"  nmt evaluate {run}",
+            f"  nmt align {run} --source {folder}/test.en --target {folder}/test.fr --gold {folder}/test.align",
+            f"  nmt demo --family all{elsewhere}",
             "  nmt train recipes/multi30k-en-de/transformer.toml --data YOUR-FOLDER",
         ]
     )

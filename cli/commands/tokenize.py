@@ -100,8 +100,9 @@ def encode(
     """Cut lines into pieces, with spaces in between; a line in gives a line out."""
     from nmt.data.tokenizer import Tokenizer, find_model
 
-    tokenizer = Tokenizer.load(find_model(model, side))
-    with whole_output(output, inputs=[input], resumable=False) as writer:
+    file = find_model(model, side)
+    tokenizer = Tokenizer.load(file)
+    with whole_output(output, inputs=[input, file], resumable=False) as writer:
         for number, line in enumerate(input_lines(input, on_bad_bytes=on_bad_bytes)):
             found = tokenizer.sample(line, sampling, seed + number)
             writer.write(" ".join(map(str, found) if ids else tokenizer.pieces(found)))
@@ -119,8 +120,9 @@ def decode(
     """Put pieces with spaces in between together again; a line in gives a line out."""
     from nmt.data.tokenizer import Tokenizer, find_model
 
-    tokenizer = Tokenizer.load(find_model(model, side))
+    file = find_model(model, side)
+    tokenizer = Tokenizer.load(file)
     name = "stdin" if input == STANDARD else str(input)
-    with whole_output(output, inputs=[input], resumable=False) as writer:
+    with whole_output(output, inputs=[input, file], resumable=False) as writer:
         for number, line in enumerate(input_lines(input, on_bad_bytes=on_bad_bytes), 1):
             writer.write(tokenizer.join(line.split(" "), numbers=ids, where=f"{name}:{number}"))

@@ -16,7 +16,7 @@ from nmt_cli.loading import loading
 from nmt_cli.options import Device, Threads
 from nmt_cli.searching import by_hand, with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows, obeying_the_first
-from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile
+from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, check_input
 
 if TYPE_CHECKING:
     from nmt.formats import Align, Format
@@ -91,6 +91,8 @@ def translate(
     units = align_units or "words"
     style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints)
     output = _output(output, continue_from)
+    if input != STANDARD:
+        check_input(input)
     with joined() as ranks:
         if is_export(run[0]) and not by_hand("precision"):
             search.pop("precision", None)  # the environment's, for the runs: an export has one of its own
@@ -176,6 +178,11 @@ def _output(output: Path, continue_from: Path | None) -> Path:
         return output
     if output not in (STANDARD, continue_from):
         raise ConfigError(f"--output {output} is not what --continue-from {continue_from} goes on with: leave one out")
+    if continue_from.suffix == ".part" and continue_from.exists():
+        raise ConfigError(
+            f"--continue-from {continue_from}: name it as it will be called when it is whole: "
+            f"{continue_from.with_suffix('')}"
+        )
     if continue_from == STANDARD or (continue_from.exists() and not continue_from.is_file()):
         raise ConfigError(f"--continue-from {continue_from}: name the file that was being written")
     return continue_from

@@ -19,7 +19,7 @@ from typing import Any
 import sentencepiece
 
 from nmt.config import DataConfig, Recipe, TokenizerConfig
-from nmt.data.corpus import describe, digest_corpus
+from nmt.data.corpus import check_files, describe, digest_corpus, read_pairs
 from nmt.data.filters import Overlap, find_overlaps
 from nmt.data.store import Store, prepare
 from nmt.data.tokenizer import TRAINING_LINES, Tokenizer, Tokenizers, train_tokenizers
@@ -49,15 +49,21 @@ def prepare_ahead(
     """Have all in ``folder`` that training on the recipe's corpora would make first; gives the token ids.
 
     ``workers`` and ``progress`` are as for :func:`~nmt.data.store.prepare`, ``note`` hears what else is done. Raises
-    ConfigError for a recipe without training corpora, and what prepare and
-    :func:`~nmt.data.tokenizer.train_tokenizers` raise.
+    ConfigError for a recipe without training corpora, DataError for held-out ones that break their contract, and what
+    prepare and :func:`~nmt.data.tokenizer.train_tokenizers` raise.
     """
     if not recipe.data.train:
         raise ConfigError("the recipe has no data.train; name corpora there, or a folder with --data")
-    if (corpus := recipe.data.stream) is not None:
+    if (stream := recipe.data.stream) is not None:
         raise ConfigError(
-            f"{describe(corpus)}: is read as it comes, and nothing of it can be ready: set streaming = false"
+            f"{describe(stream)}: is read as it comes, and nothing of it can be ready: set streaming = false"
         )
+    for corpus in recipe.data.train:
+        check_files(corpus)
+    for held_out in (recipe.data.valid, recipe.data.test):  # a fault in them is told before the long work
+        if held_out is not None:
+            for _ in read_pairs(held_out):
+                pass
     tokenizers = ready_tokenizers(recipe.data, recipe.tokenizer, recipe.training.seed, folder, note)
     store = prepare(recipe.data, tokenizers, folder, workers=workers, progress=progress)
     ready_overlaps(recipe.data, folder)

@@ -170,7 +170,16 @@ def _corpus_rows(counts: Sequence[int], weights: Sequence[float]) -> tuple[Corpu
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Whoever comes second waits, and then finds the store there; a process that dies lets go of its lock."""
+    """Whoever comes second waits, and then finds the store there; a process that dies lets go of its lock.
+
+    Raises NmtError on a file system that knows of no locks: two who made one store would spoil it.
+    """
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise NmtError(
+                f"{path.parent}: cannot be locked ({error.strerror}), as a place for token ids has to be: name one on "
+                f"another disk with --store"
+            ) from error
         yield

@@ -127,7 +127,7 @@ def _unfinished(path: Path) -> Path:
 
 
 def _refuse_strangers(folder: Path) -> None:
-    """A folder may be missing, empty, or hold an earlier corpus."""
+    """A folder may be missing, empty, or hold an earlier corpus: one with word links, as nobody's own has them."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -135,6 +135,13 @@ def _refuse_strangers(folder: Path) -> None:
     ours = {path.name for known in _paths(folder) for path in (known, _unfinished(known))}
     if others := sorted(path.name for path in folder.iterdir() if path.name not in ours):
         raise ConfigError(f"{folder}: holds {others[0]!r}, which is no part of a corpus: name a new or empty folder")
+    for path in _paths(folder):
+        links = path.with_suffix(".align")
+        if path.exists() and not (links.exists() or _unfinished(links).exists()):
+            raise ConfigError(
+                f"{folder}: holds {path.name!r} and no {links.name!r}, so it is somebody's corpus: name a new or empty "
+                f"folder"
+            )
 
 
 def _counted(stream: Iterator[SyntheticPair], progress: Callable[[int], object] | None) -> Iterator[SyntheticPair]:

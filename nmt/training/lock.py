@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nmt.errors import TrainingError
@@ -13,8 +13,8 @@ __all__ = ["alone_in"]
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """The run folder, there, writable, and nobody else's meanwhile.
+def alone_in(folder: Path, warn: Callable[[str], object] = lambda text: None) -> Iterator[None]:
+    """The run folder, there, writable, and nobody else's meanwhile; ``warn`` hears where that cannot be made sure.
 
     Raises TrainingError where it cannot be written, or where a training runs in it.
     """
@@ -32,4 +32,6 @@ def alone_in(folder: Path) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise TrainingError(f"{folder}: another training is running in this folder") from error
+            except OSError as error:  # there are file systems, shared ones above all, that know of no locks
+                warn(f"{folder}: cannot be locked ({error.strerror}): see to it that no other training runs in it")
         yield

@@ -36,6 +36,9 @@ __all__ = ["Choice", "Survey", "auto", "choose", "rate_of", "survey", "to_toml"]
 #: What a recipe that was chosen is called in its run folder.
 NAME = "auto.toml"
 
+CHOSEN = "Chosen by nmt train --preset auto"
+"""How a recipe that was chosen begins."""
+
 #: Seconds to train for where nobody says how long.
 DEFAULT_BUDGET = 1800.0
 #: Pairs of each corpus that are looked at to tell how long sentences are.
@@ -142,7 +145,7 @@ def auto(
     keep_few_kernels()  # before the first product, which the rate is measured by
     if session.resume:
         raise ConfigError("--preset begins a run; one that is gone on with has its recipe: leave --preset out")
-    given = [one for one in settings if one.startswith(("data.", "training.budget="))]
+    given = [one for one in settings if _decides(one.partition("=")[0].strip())]
     base = load_recipe(path, given) if path else parse_recipe("", name="--set", overrides=given)
     if path and (more := load_recipe(path).model_fields_set - {"data"}):
         raise ConfigError(
@@ -151,22 +154,26 @@ def auto(
         )
     data = base.data if folder is None else with_folder(base.data, folder)
     check(base.model_copy(update={"data": data}), session)
+    if ranks.is_first:
+        _refuse_another(session.folder / NAME)
     text = ""
     if ranks.is_first:
         seen, device = survey(data), pick_device(session.device)
         rate = rate_of(device) * ranks.size
-        heading = (
-            f"Chosen by nmt train --preset auto for {seen.pairs:,} sentence pairs, on {device.type} at "
-            f"{rate / 1e9:,.0f} GFLOP/s."
-        )
+        heading = f"{CHOSEN} for {seen.pairs:,} sentence pairs, on {device.type} at {rate / 1e9:,.0f} GFLOP/s."
         text = to_toml(data, choose(seen, rate, base.training.budget, ranks.size), heading)
     text = ranks.tell(text)
     recipe = parse_recipe(text, name="--preset auto", overrides=settings)
     if ranks.is_first:
-        with alone_in(session.folder):
+        with alone_in(session.folder, reporter.warn):
             _keep(text, session.folder / NAME)
         reporter.note(f"{session.folder / NAME}: the recipe that was chosen, with reasons")
     return recipe
+
+
+def _decides(key: str) -> bool:
+    """Whether what is chosen hangs on the setting of this key: which corpora, how much time; or a table with that."""
+    return key in ("data", "training", "training.budget") or key.startswith("data.")
 
 
 def survey(data: DataConfig) -> Survey:
@@ -328,6 +335,19 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
     return json.dumps(value)
+
+
+def _refuse_another(path: Path) -> None:
+    """Raise ConfigError where another recipe than one that was chosen lies at ``path``."""
+    try:
+        with path.open("rb") as file:
+            begins = file.readline()
+    except OSError:  # not there, or told when it is written
+        return
+    if not begins.startswith(f"# {CHOSEN}".encode()):
+        raise ConfigError(
+            f"{path}: is no recipe that was chosen, and would be written over: name another folder with --out"
+        )
 
 
 def _keep(text: str, path: Path) -> None:

@@ -37,7 +37,7 @@ from nmt.training.signals import StopRequest
 from nmt.training.state import TrainingState, new_state
 from nmt.training.validation import Validator
 
-__all__ = ["Session", "check", "train"]
+__all__ = ["Session", "check", "differences", "train"]
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,13 @@ class Session:
         return self.store or store_folder()
 
 
-def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = ALONE) -> Checkpoint:
+def train(
+    recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = ALONE, stop: StopRequest | None = None
+) -> Checkpoint:
     """Train ``recipe`` in ``session.folder``; gives the model that translates.
 
-    Each of ``ranks`` calls this with the same recipe and session; the folder is one that all of them see.
+    Each of ``ranks`` calls this with the same recipe and session; the folder is one that all of them see. ``stop`` is
+    whose signals end it, for a caller who has more to do: one that comes when all but the end is done stops nothing.
 
     Raises what :func:`check` and :meth:`~nmt.training.loop.Trainer.train` raise, DataError for corpora that break their
     contract, CheckpointError for a run that cannot be gone on with.
@@ -74,7 +77,7 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
     began, cpu_began = session.began or time.monotonic(), time.process_time()
     keep_freed_memory()
     keep_few_kernels()
-    with alone_in(session.folder) if ranks.is_first else contextlib.nullcontext():
+    with alone_in(session.folder, reporter.warn) if ranks.is_first else contextlib.nullcontext():
         device = _device(session.device, ranks)
         for corpus in (*recipe.data.train, recipe.data.valid, recipe.data.test):
             if corpus is not None:
@@ -117,8 +120,8 @@ def train(recipe: Recipe, session: Session, reporter: Reporter, ranks: Ranks = A
             seconds, cpu_seconds = ranks.total(time.monotonic() - began, time.process_time() - cpu_began)
             state.position.seconds += seconds / ranks.size
             state.position.cpu_seconds += cpu_seconds
-            with StopRequest() as stop:
-                return trainer.train(stop)
+            with StopRequest() if stop is None else stop as request:
+                return trainer.train(request)
 
 
 def check(recipe: Recipe, session: Session) -> None:
@@ -143,6 +146,10 @@ def check(recipe: Recipe, session: Session) -> None:
         )
     if not session.resume and (begun or any((session.folder / "models").glob("[!.]*"))):
         raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
+    if others := Run.strangers(session.folder):
+        raise ConfigError(
+            f"{session.folder}: holds {others[0]} and is no run: that would be written over; name another with --out"
+        )
 
 
 def _source(
@@ -213,17 +220,22 @@ def _resumed(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
     run = Run.open(session.folder)
     for parent in ("resume", "models"):
         recover(run.folder / parent)
-    differences = _differences(run.recipe.model_dump(mode="json"), recipe.model_dump(mode="json"))
-    if not differences:
+    changes = differences(run.recipe, recipe)
+    if not changes:
         return run
-    changed = f"{session.folder}: the recipe is not the one this run began with: {'; '.join(differences)}"
+    changed = f"{session.folder}: the recipe is not the one this run began with: {'; '.join(changes)}"
     if not session.force:
         raise ConfigError(f"{changed}; --force goes on with the new one")
-    for difference in differences:
+    for difference in changes:
         if difference.startswith("tokenizer.") and not difference.startswith("tokenizer.sampling:"):
             raise ConfigError(f"{session.folder}: {difference}: a run keeps its tokenizers; begin another run")
     reporter.note(changed)
     return Run(session.folder, recipe, run.tokenizers)
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """What of a recipe is not as it was: every key whose value differs, as ``key: old -> new``."""
+    return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

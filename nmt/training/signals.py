@@ -42,7 +42,9 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
-                self._previous[number] = signal.signal(number, self._heard)
+                # What whoever started us has switched off stays off, as a shell does with SIGINT for ``nmt train &``.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._heard)
         return self
 
     def __exit__(

@@ -144,6 +144,26 @@ def test_an_input_is_not_written_over(tmp_path: Path) -> None:
         raise AssertionError("was opened")
 
 
+def test_an_input_that_is_not_there_costs_nothing_that_is(tmp_path: Path) -> None:
+    (tmp_path / "out.part").write_text("hours of work\n")
+    with (
+        pytest.raises(DataError, match="typo: cannot be read"),
+        whole_output(tmp_path / "out", inputs=[tmp_path / "typo"]),
+    ):
+        raise AssertionError("was opened")
+    assert (tmp_path / "out.part").read_text() == "hours of work\n"
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_what_was_interrupted_is_kept_where_it_can_be_gone_on_with(tmp_path: Path, resumable: bool) -> None:
+    for lines, left in ((0, []), (1, ["out.part"] if resumable else [])):
+        with pytest.raises(KeyboardInterrupt), whole_output(tmp_path / "out", resumable=resumable) as writer:
+            for _ in range(lines):
+                writer.write("x")
+            raise KeyboardInterrupt
+        assert os.listdir(tmp_path) == left
+
+
 def test_nor_is_one_that_is_called_what_the_output_is_called_until_it_is_whole(tmp_path: Path) -> None:
     (tmp_path / "out.part").write_text("x\n")
     with (
@@ -373,6 +393,7 @@ def test_a_signal_leaves_whole_lines_and_says_how_to_go_on(
         (["--continue-from", "nowhere"], 3, "nowhere: cannot be read: No such file or directory"),
         (["--continue-from", "-"], 2, "--continue-from -: name the file that was being written"),
         (["--continue-from", "."], 2, "--continue-from .: name the file that was being written"),
+        (["--continue-from", "begun.part"], 2, "begun.part: name it as it will be called when it is whole: begun"),
         (["--continue-from", "out", "-o", "other"], 2, "--output other is not what --continue-from out goes on with"),
         (["--continue-from", "long"], 3, "in: ends after 40 lines, but 192 are said to be done: is it another text?"),
         (
@@ -394,6 +415,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "long").write_text("x\n" * 200)
+    (tmp_path / "begun.part").touch()
     assert main(["translate", str(run), "-i", "in", *arguments]) == code
     told = capfdbinary.readouterr()
     assert words in told.err.decode()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from nmt.alignment.links import parse_gold
+from nmt.checkpoint import Checkpoint, Run
 from nmt.data.synthetic import write_corpus
 from nmt.demo import FAMILIES, crossings, make_corpus, recipe_of
 from nmt.errors import ConfigError
@@ -72,6 +75,30 @@ def test_one_that_was_stopped_before_its_first_checkpoint_is_begun_anew(capsys: 
         shutil.rmtree(Path("runs/demo/luong") / folder)
     assert demo("--family", "luong") == 0
     assert capsys.readouterr().out == told
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_one_with_another_recipe_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo("--family", "luong") == 0
+    here = str(Path("runs/demo").absolute())
+    assert demo("--family", "luong", "--out", here) == 0, "by whatever name"
+    assert f"nmt demo --family all --out {here}" in capsys.readouterr().out
+    assert demo("--family", "luong", "--set", "decoding.beam=2") == 2
+    err = capsys.readouterr().err
+    assert "runs/demo/luong: was begun with another recipe: decoding.beam: 1 -> 2; remove the folder, or name" in err
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_a_signal_at_the_very_end_of_a_training_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Run.best
+
+    def best(self: Run) -> Checkpoint:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(self)
+
+    monkeypatch.setattr(Run, "best", best)
+    assert demo("--family", "all") == 130
+    assert len(list(Path("runs/demo").iterdir())) == 2  # the corpus and one family
 
 
 def test_the_corpus_is_made_once(tmp_path: Path) -> None:

@@ -80,3 +80,14 @@ def test_what_cannot_be_prepared_is_refused_in_a_line(
     err = capsys.readouterr().err
     assert "file/x: token ids cannot be written there: Not a directory; name another folder with --store" in err
     assert "training a joint" not in err, "before a tokenizer is trained"
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_held_out_set_that_cannot_be_read_is_told_before_anything_is_tokenised(
+    recipe: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    broken = f'data.{split} = {{ source = "{corpus / "train.en"}", target = "{tmp_path / "typo"}" }}'
+    assert main(["prepare", recipe, "--store", str(tmp_path / "store"), "--set", broken]) == 3
+    err = capsys.readouterr().err
+    assert "typo: cannot be read" in err and "training a joint" not in err
+    assert not (tmp_path / "store").exists()

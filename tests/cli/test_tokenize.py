@@ -109,6 +109,15 @@ def test_a_tokenizer_does_not_take_the_place_of_its_text(tmp_path: Path) -> None
     assert text.read_text() == "a b c\n" * 50
 
 
+@pytest.mark.parametrize("verb", ["encode", "decode"])
+def test_text_does_not_take_the_place_of_its_tokenizer(model: Path, tmp_path: Path, verb: str) -> None:
+    mine = tmp_path / "mine.model"
+    mine.write_bytes(model.read_bytes())
+    done = nmt("tokenize", verb, mine, "-o", mine, text=b"le chat\n")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1) and b"is read and written at once" in done.stderr
+    assert mine.read_bytes() == model.read_bytes()
+
+
 def test_bad_bytes_can_be_replaced(model: Path) -> None:
     cut = nmt("tokenize", "encode", model, "--on-bad-bytes", "replace", text=b"a\n\xff\nb\n")
     assert cut.returncode == 0 and cut.stdout.count(b"\n") == 3

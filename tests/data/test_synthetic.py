@@ -219,6 +219,15 @@ def test_a_folder_with_anything_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_corpus_of_ones_own_is_left_alone(tmp_path: Path) -> None:
+    for name in ("train.en", "train.fr", "valid.en", "valid.fr"):
+        (tmp_path / name).write_text("mine\n")
+    before = bytes_of(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds 'train\.en' and no 'train\.align', so it is somebody's corpus"):
+        write_corpus(tmp_path, pairs=10, seed=1)
+    assert bytes_of(tmp_path) == before
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="a file, not a folder"):

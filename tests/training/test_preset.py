@@ -15,7 +15,7 @@ from nmt.errors import ConfigError, DataError, TrainingError
 from nmt.export.ctranslate2 import check_model
 from nmt.models import build
 from nmt.training.lock import alone_in
-from nmt.training.preset import SIZES, VOCABULARIES, Size, Survey, auto, choose, rate_of, survey, to_toml
+from nmt.training.preset import SIZES, VOCABULARIES, Choice, Size, Survey, auto, choose, rate_of, survey, to_toml
 from nmt.training.report import SilentReporter
 from nmt.training.session import Session
 
@@ -191,6 +191,30 @@ def test_what_stops_a_training_stops_the_choice(corpus: Path, tmp_path: Path) ->
         auto(None, [], None, Session(tmp_path / "run"), SilentReporter())
     with pytest.raises(ConfigError, match="leave --preset out"):
         auto(None, [], corpus, Session(tmp_path / "run", resume=True), SilentReporter())
+
+
+def test_the_time_may_be_said_in_any_way_that_a_recipe_says_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[float] = []
+
+    def choose_for(seen: Survey, rate: float, budget: float, processes: int) -> list[Choice]:
+        budgets.append(budget)
+        return choose(seen, rate, budget, processes)
+
+    monkeypatch.setattr("nmt.training.preset.choose", choose_for)
+    sides = ["data.source=en", "data.target=fr"]
+    for number, setting in enumerate(("training.budget=5m", " training.budget = 5m", 'training={budget="5m"}')):
+        folder = tmp_path / f"run-{number}"
+        auto(None, [*sides, setting], corpus, Session(folder, device="cpu"), SilentReporter())
+    assert budgets == [300.0] * 3
+
+
+def test_a_recipe_of_ones_own_is_not_written_over(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "auto.toml").write_text("# mine\n")
+    with pytest.raises(ConfigError, match=r"auto\.toml: is no recipe that was chosen, and would be written over"):
+        auto(None, ["data.source=en", "data.target=fr"], corpus, Session(tmp_path, device="cpu"), SilentReporter())
+    assert (tmp_path / "auto.toml").read_text() == "# mine\n"
 
 
 def test_the_recipe_of_a_run_that_is_being_prepared_is_not_written_over(corpus: Path, tmp_path: Path) -> None:

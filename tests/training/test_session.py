@@ -28,13 +28,14 @@ from nmt.config import DataConfig, Recipe, parse_recipe
 from nmt.data.batching import Batch
 from nmt.decoding.translator import Translator
 from nmt.errors import CheckpointError, ConfigError, DataError, DivergedError, Interrupted, NmtError, TrainingError
-from nmt.training import gradients, loop, loss, validation
+from nmt.training import gradients, lock, loop, loss, validation
 from nmt.training.average import average
 from nmt.training.curves import draw_curves
 from nmt.training.gradients import Gradients, Objective
 from nmt.training.loop import Trainer
 from nmt.training.report import Log, SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
+from nmt.training.signals import StopRequest
 from tests.training.recipes import PAIRINGS, newest
 from tests.training.recipes import small_recipe as recipe
 
@@ -585,6 +586,15 @@ def test_a_folder_that_holds_a_run_is_not_trained_over(corpus: Path, tmp_path: P
         train(recipe(corpus), session(tmp_path / "run"), Recorder())
 
 
+@pytest.mark.parametrize("name", ["recipe.toml", "target.model", "manifest.json"])
+def test_files_of_ones_own_are_not_written_over(corpus: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("# mine")
+    with pytest.raises(ConfigError, match=rf"run: holds {name} and is no run: that would be written over"):
+        train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    assert [(path.name, path.read_text()) for path in (tmp_path / "run").iterdir()] == [(name, "# mine")]
+
+
 def test_resuming_a_finished_run_says_so(corpus: Path, tmp_path: Path) -> None:
     train(recipe(corpus), session(tmp_path / "run"), Recorder())
     before = fingerprint(tmp_path / "run")
@@ -685,6 +695,40 @@ def test_two_trainings_in_one_folder_are_one_too_many(corpus: Path, tmp_path: Pa
             train(recipe(corpus), session(tmp_path / "run", resume=True), Recorder())
 
     train(recipe(corpus), session(tmp_path / "run"), Recorder({3: second}))
+
+
+def test_where_there_are_no_locks_training_goes_on_and_says_so(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with lock.alone_in(tmp_path / "silent"):
+        pass
+    told: list[str] = []
+    with lock.alone_in(tmp_path / "run", told.append):
+        assert (tmp_path / "run").is_dir()
+    assert told == [
+        f"{tmp_path / 'run'}: cannot be locked (Function not implemented): see to it that no other training runs in it"
+    ]
+    recorder = Recorder()
+    with pytest.raises(NmtError, match=r"store: cannot be locked \(Function not implemented\), .* with --store$"):
+        train(recipe(corpus, "gru", "gru", "training.max_steps=1"), session(tmp_path / "run"), recorder)
+    assert recorder.warnings == told
+
+
+def test_signals_that_were_switched_off_stay_off() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.name == "SIGTERM"
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_anything_is_read(tmp_path: Path) -> None:
