@@ -41,7 +41,7 @@ from nmt.data.workers import processors
 from nmt.data.writing import FORMAT, SIDES, Progress, build, read_manifest
 from nmt.errors import DataError, NmtError
 
-__all__ = ["CorpusRows", "Store", "prepare"]
+__all__ = ["CorpusRows", "Store", "name_of", "prepare"]
 
 SLICE = 1024
 """Rows that are read together: at most 64 KiB are mapped for each, four times over."""
@@ -137,7 +137,7 @@ def prepare(
     the filters leave nothing, NmtError where ``folder`` cannot be written or a process ends before its time.
     """
     digests = [digest_corpus(corpus) for corpus in data.train]
-    key = _key(data, tokenizers, digests)
+    key = name_of(data, tokenizers, digests)
     place = folder / key
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,8 +150,8 @@ def prepare(
     return Store(place, data, digests)
 
 
-def _key(data: DataConfig, tokenizers: Tokenizers, digests: Sequence[str]) -> str:
-    """A name for all that decides what a store holds."""
+def name_of(data: DataConfig, tokenizers: Tokenizers, digests: Sequence[str]) -> str:
+    """A name for all that decides what a store holds; ``digests`` are those of the training corpora."""
     parts = {
         "format": FORMAT,
         "corpora": digests,

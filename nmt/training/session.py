@@ -20,7 +20,7 @@ from nmt.config import LARGEST, AnyCorpus, Recipe
 from nmt.data.ahead import ready_overlaps, ready_tokenizers, store_folder
 from nmt.data.batching import BatchSource, Source
 from nmt.data.corpus import Pair, check_files, describe, digest_corpus, read_eval_pairs, read_pairs
-from nmt.data.store import prepare
+from nmt.data.store import name_of, prepare
 from nmt.data.streaming import StreamSource
 from nmt.decoding.torch_engine import pick_device
 from nmt.distributed import ALONE, Ranks
@@ -168,11 +168,12 @@ def _source(
     if recipe.data.test is not None and ranks.is_first:  # looked for in training later on: a fault in it is told now
         for _ in read_pairs(recipe.data.test):
             pass
+    digests = [digest_corpus(corpus) for corpus in recipe.data.train]
+    _check_same_data(state, name_of(recipe.data, run.tokenizers, digests), digests, recipe.data.train, session)
     store = prepare(
         recipe.data, run.tokenizers, session.kept, workers=torch.get_num_threads(), progress=reporter.prepared
     )
     reporter.note(store.report.text())
-    _check_same_data(state, store.folder.name, store.digests, recipe.data.train, session)
     if ranks.is_first:
         for overlap in ready_overlaps(recipe.data, session.kept):
             reporter.warn(overlap.text())

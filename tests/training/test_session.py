@@ -877,8 +877,10 @@ def test_a_run_does_not_go_on_with_other_data_unless_forced(own: Path, tmp_path:
         with (own / f"train.{language}").open("a") as file:
             file.write("one more .\n")
     words = r"not those this run began with: \S+/train.en and \S+/train.fr: changed since; --force goes on with the new"
+    before = sorted((tmp_path / "store").iterdir())
     with pytest.raises(ConfigError, match=words):
         train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
+    assert sorted((tmp_path / "store").iterdir()) == before, "told before anything is tokenised"
     train(recipe(own), session(tmp_path / "run", resume=True, force=True), Recorder())
     train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
 
