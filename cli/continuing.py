@@ -34,7 +34,7 @@ PROBES = 4
 class Begun:
     """What is there of an interrupted output: ``lines`` of the input are done, in ``kept`` lines of the output.
 
-    ``last`` are the last few of these, where each is of one line of the input.
+    ``last`` are the last few of these that are the first, or all, of what a line of the input became.
     """
 
     lines: int = 0
@@ -68,8 +68,7 @@ def look_back(path: Path, window: int, style: Style) -> Begun:
     if number >= 0 and not style.is_list and (number + 1) % window == 0:
         done = kept = number + 1
         last = tuple(recent)
-    lines = () if style.is_list else tuple(line[:-1].decode("utf-8", "replace") for line in last)
-    return Begun(done, kept, lines)
+    return Begun(done, kept, tuple(line[:-1].decode("utf-8", "replace") for line in last))
 
 
 def _part(path: Path) -> Path:

@@ -306,7 +306,7 @@ def _object(found: _Found, style: Style) -> dict[str, Any]:
 
 
 def is_of(line: str, text: str, style: Style) -> bool:
-    """Whether a line that was written in this style, one a line, has ``text`` as its translation."""
+    """Whether a line that was written in this style has ``text`` as its translation; of a list, its first line."""
     if style.format == "jsonl":
         try:
             return bool(json.loads(line)["translation"] == text)
@@ -314,6 +314,8 @@ def is_of(line: str, text: str, style: Style) -> bool:
             return False
     if style.format == "tsv":
         text = text.replace("\t", " ")
+    if style.is_list:  # what goes before: the number and, in columns, the place in the list
+        line = line.partition(SEPARATOR)[2] if style.format == "moses" else line.split("\t", 2)[-1]
     return line == text or line.startswith((text + SEPARATOR, text + "\t"))
 
 
