@@ -236,7 +236,7 @@ class GruEncoder(Frozen):
     """A stack of GRU layers, bidirectional as in Bahdanau et al. 2015; ``width`` counts both directions together."""
 
     type: Literal["gru"]
-    layers: int = Field(default=1, ge=1)
+    layers: int = Field(default=1, ge=1, le=1000)
     width: int = Field(default=512, ge=1)
     bidirectional: bool = True
     dropout: Probability = 0.2
@@ -252,7 +252,7 @@ class LstmEncoder(Frozen):
     """A stack of LSTM layers (Luong et al. 2015 read left to right only); ``width`` counts both directions together."""
 
     type: Literal["lstm"]
-    layers: int = Field(default=1, ge=1)
+    layers: int = Field(default=1, ge=1, le=1000)
     width: int = Field(default=512, ge=1)
     bidirectional: bool = True
     dropout: Probability = 0.2
@@ -277,7 +277,7 @@ class _Transformer(Frozen):
     """
 
     type: Literal["transformer"]
-    layers: int = Field(default=6, ge=1)
+    layers: int = Field(default=6, ge=1, le=1000)
     width: int = Field(default=512, ge=2)
     feed_forward: int = Field(default=2048, ge=1)
     heads: int = Field(default=8, ge=1)
@@ -322,7 +322,7 @@ class GruDecoder(Frozen):
     """
 
     type: Literal["gru"]
-    layers: int = Field(default=1, ge=1)
+    layers: int = Field(default=1, ge=1, le=1000)
     width: int = Field(default=512, ge=1)
     attention: Score = "additive"
     attention_width: int = Field(default=0, ge=0)
@@ -338,7 +338,7 @@ class LstmDecoder(Frozen):
     """
 
     type: Literal["lstm"]
-    layers: int = Field(default=1, ge=1)
+    layers: int = Field(default=1, ge=1, le=1000)
     width: int = Field(default=512, ge=1)
     attention: Score = "dot"
     attention_width: int = Field(default=0, ge=0)

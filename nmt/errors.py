@@ -37,7 +37,7 @@ class NmtError(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory did not suffice; torch has a class for that on a GPU and only words on the CPU."""
-    words = ("not enough memory", "can't allocate memory", "out of memory")
+    words = ("not enough memory", "can't allocate memory", "out of memory", "storage size calculation overflowed")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
         and (type(error).__name__ == "OutOfMemoryError" or any(phrase in str(error).lower() for phrase in words))

@@ -12,13 +12,14 @@ key that :func:`powers` takes, and that is what comes out.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["Pairs", "powers", "reciprocals"]
+__all__ = ["Pairs", "current_pass", "powers", "reciprocals"]
 
 LARGEST = 20.0
 """The largest key whose power is multiplied: from 22 on a tangent is 1, in double precision too."""
@@ -38,6 +39,11 @@ def reciprocals(queries: Float[Tensor, "B T K"], powers: Float[Tensor, "B S K"])
     return torch.addcmul(powers.new_ones(()), of_queries, powers.unsqueeze(1)).reciprocal_()
 
 
+def current_pass() -> int:
+    """The pass back through a graph that is under way; no two have the same number."""
+    return int(torch._C._current_graph_task_id())
+
+
 class Pairs:
     """The keys of a loop over queries. Gradients of keys and of v are added up on the way back through the loop.
 
@@ -52,6 +58,7 @@ class Pairs:
         self.sum, self.twice_less, self.four_times = weights.sum(), -2 * weights, 4 * weights
         self.of_keys: Tensor | None = None
         self.of_energy: Tensor = torch.zeros_like(weights)
+        self._pass = -1
         self.front: Tensor = _Front.apply(keys, energy, self)  # type: ignore[no-untyped-call]
 
     def scores(self, queries: Float[Tensor, "B T K"]) -> Float[Tensor, "B T S"]:
@@ -61,6 +68,8 @@ class Pairs:
 
     def add(self, reciprocals: Float[Tensor, "B T S K"], slopes: Float[Tensor, "B T S K"], gradient: Tensor) -> None:
         """What one turn of the loop has for keys and v: ``gradient`` (B, T, S) is that of its scores."""
+        if self._pass != (current := current_pass()):  # one that came no further than the loop may have left something
+            self._pass, self.of_keys, self.of_energy = current, None, torch.zeros_like(self.of_energy)
         self.of_energy += gradient.sum() - 2 * (gradient.flatten() @ reciprocals.flatten(0, 2))
         if self.of_keys is None:
             self.of_keys = torch.zeros_like(self.powers)
@@ -79,13 +88,13 @@ class _Front(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, keys: Tensor, energy: Tensor, pairs: Pairs) -> Tensor:
-        ctx.pairs, ctx.dtype = pairs, energy.dtype
+        # Weakly, for that has this node: without a circle it is gone when the loop is.
+        ctx.pairs, ctx.dtype = weakref.ref(pairs), energy.dtype
         return energy.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        pairs, ctx.pairs = ctx.pairs, None  # which has this node: without a circle it is gone when the loop is
-        of_keys, of_energy = pairs.collected()
+        of_keys, of_energy = ctx.pairs().collected()  # which the turns have
         return of_keys, of_energy.to(ctx.dtype), None
 
 

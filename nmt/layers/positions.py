@@ -68,14 +68,21 @@ class RelativePositions(nn.Module):
     """What attention adds to the score of a query and a key for how far the key is from it: a number a head, learned.
 
     One number, the same in all layers (Raffel et al. 2020, section 2.1), for each distance from -``most`` to ``most``,
-    larger ones counting as these (Shaw et al. 2018, section 3.2). It begins as 0.
+    larger ones counting as these (Shaw et al. 2018, section 3.2). Heads begin as what many a trained one ends as, and
+    what can be given to them where there is little to learn it from (Raganato et al. 2020): by turns one that looks at
+    the token before, one at that behind (``causal``: at the one before the last), one at the token itself, all three at
+    others the less the further off they are (Press et al. 2022, with a slope of 1), and one at all alike.
     """
 
-    def __init__(self, heads: int, most: int) -> None:
+    def __init__(self, heads: int, most: int, *, causal: bool) -> None:
         super().__init__()
         self.most = most
         self.table = nn.Embedding(2 * most + 1, heads)
-        nn.init.zeros_(self.table.weight)
+        distances = torch.arange(-most, most + 1.0)
+        near = [-(distances - focus).abs() for focus in (-1, -2 if causal else 1, 0)]
+        patterns = torch.stack([*near, torch.zeros_like(distances)])
+        with torch.no_grad():
+            self.table.weight.copy_(patterns[torch.arange(heads) % len(patterns)].t())
 
     def forward(self, start: int, length: int) -> Float[Tensor, "A T P"]:
         """What is added for the queries at positions ``start`` .. ``start + length - 1``, counted from 0, in rows, and

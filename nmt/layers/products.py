@@ -8,13 +8,14 @@ steps, where x_t went in and g_t is the gradient of what came out, is one produc
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nmt.layers.additive import Pairs, powers
+from nmt.layers.additive import Pairs, current_pass, powers
 
 __all__ = ["PLAIN", "LoopProducts", "Products"]
 
@@ -87,7 +88,7 @@ class _Factor:
     """The right factor of a product at every step: ``matrix`` (.., I, O), or (.., O, I) where it is ``transposed``.
 
     In front of the loop stands a node of the graph that hands the gradients on to ``matrix`` and ``bias``. All steps
-    are behind it, so that it is reached when each has left ``rows`` and ``gradients``.
+    are behind it, so that it is reached when each has left its rows and their gradients.
     """
 
     def __init__(self, matrix: Tensor, bias: Tensor | None, transposed: bool) -> None:
@@ -97,18 +98,24 @@ class _Factor:
         narrow = matrix.detach().to(torch.get_autocast_dtype(kind) if autocasts else matrix.dtype)
         self.factor = narrow.transpose(-1, -2) if transposed else narrow
         self.bias = bias if bias is None else bias.detach().to(narrow.dtype)
-        self.rows: list[Tensor] = []
-        self.gradients: list[Tensor] = []
+        self._left: list[tuple[Tensor, Tensor]] = []
+        self._pass = -1
         self.front: Tensor = _Front.apply(matrix, bias, self)  # type: ignore[no-untyped-call]
 
     def __call__(self, x: Tensor) -> Tensor:
         product: Tensor = _Step.apply(x, self.front, self)  # type: ignore[no-untyped-call]
         return product
 
+    def leave(self, rows: Tensor, gradient: Tensor) -> None:
+        """Keep what a step multiplied and the gradient of what came of it, for the pass that is under way."""
+        if self._pass != (current := current_pass()):  # one that came no further than the loop may have left something
+            self._pass, self._left = current, []
+        self._left.append((rows, gradient))
+
     def collected(self) -> tuple[Tensor, Tensor | None]:
         """The gradients of matrix and bias, from all steps that have left theirs."""
-        rows, gradients = (torch.cat(parts, dim=-2) for parts in (self.rows, self.gradients))
-        self.rows, self.gradients = [], []
+        rows, gradients = (torch.cat(parts, dim=-2) for parts in zip(*self._left, strict=True))
+        self._left = []
         left, right = (gradients, rows) if self.transposed else (rows, gradients)
         of_bias = None if self.bias is None else gradients.sum(dim=0, dtype=self.matrix.dtype)
         return (left.transpose(-1, -2) @ right).to(self.matrix.dtype), of_bias
@@ -119,13 +126,12 @@ class _Front(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, bias: Tensor | None, factor: _Factor) -> Tensor:
-        ctx.factor = factor
+        ctx.factor = weakref.ref(factor)  # which has this node: without a circle it is gone when the loop is
         return matrix.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        factor, ctx.factor = ctx.factor, None  # which has this node: without a circle it is gone when the loop is
-        return *factor.collected(), None
+        return *ctx.factor().collected(), None  # which the steps have
 
 
 class _Step(torch.autograd.Function):
@@ -143,7 +149,6 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (rows,), (gradient,) = ctx.saved_tensors, gradients
-        ctx.factor.rows.append(rows)
-        ctx.factor.gradients.append(gradient)
+        ctx.factor.leave(rows, gradient)
         back = torch.matmul(gradient, ctx.factor.factor.transpose(-1, -2))
         return back.to(ctx.dtype), gradient.new_zeros(()), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -12,6 +13,7 @@ from nmt.config import GruEncoder, LstmEncoder
 from nmt.layers.attention import Score
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
+from nmt.layers.packing import multiplies_bfloat16
 from nmt.layers.recurrent import initialize_torch_rnn
 from nmt.models.interface import Encoding
 
@@ -27,10 +29,13 @@ def read(
     """
     lengths = mask.sum(dim=1).cpu()
     packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-    if isinstance(rnn, nn.LSTM):
-        output, (last, _) = rnn(packed)
-    else:
+    if not isinstance(rnn, nn.LSTM):
         output, last = rnn(packed)
+    elif multiplies_bfloat16(embedded.device):
+        output, (last, _) = rnn(packed)
+    else:  # where the processor does not, oneDNN's LSTM, which torch takes for sentences of one length, has no bfloat16
+        with torch.autocast(embedded.device.type, enabled=False):
+            output, (last, _) = rnn(packed)
     states, _ = pad_packed_sequence(output, batch_first=True, total_length=embedded.shape[1])
     directions = 2 if rnn.bidirectional else 1
     return states, last[-directions:].transpose(0, 1).flatten(1)

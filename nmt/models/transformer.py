@@ -77,10 +77,10 @@ def _attention(config: EncoderConfig | DecoderConfig, state_width: int) -> Multi
     return MultiHeadAttention(config.width, config.heads, state_width, config.attention_dropout)
 
 
-def _relative(config: EncoderConfig | DecoderConfig) -> RelativePositions | None:
+def _relative(config: EncoderConfig | DecoderConfig, *, causal: bool) -> RelativePositions | None:
     """Shared by the layers of a stack."""
     most = config.max_relative_positions
-    return RelativePositions(config.heads, most) if most else None
+    return RelativePositions(config.heads, most, causal=causal) if most else None
 
 
 def _initialize(module: nn.Module, config: EncoderConfig | DecoderConfig) -> None:
@@ -132,7 +132,7 @@ class TransformerEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.embedding = embedding
         self.positions = build_positions(config.positions, config.width, config.max_positions)
-        self.relative = _relative(config)
+        self.relative = _relative(config, causal=False)
 
     def forward(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
         length = source.shape[1]
@@ -231,7 +231,7 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.embedding = embedding
         self.positions = build_positions(config.positions, config.width, config.max_positions)
-        self.relative = _relative(config)
+        self.relative = _relative(config, causal=True)
 
     def remember(self, encoding: Encoding) -> TransformerMemory:
         """The source's keys and values of every layer."""

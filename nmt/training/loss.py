@@ -78,6 +78,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             of_targets += of_target.sum()
             if feature_gradient is None or weight_gradient is None:
                 nll += (logits.to(_wide(features)).logsumexp(dim=1, keepdim=True).double() - of_target).sum()
+                if consistency:
+                    apart += _pull_together(logits.softmax(dim=1), logits, consistency / 2)
                 continue
             largest = logits.amax(dim=1, keepdim=True)
             probabilities = logits.softmax(dim=1)

@@ -328,7 +328,9 @@ def _check_positions(recipe: Recipe, model: Seq2Seq, longest_sides: tuple[int, i
         limit = longest(part)
         if limit is None:
             continue
-        train = max(most, recipe.data.max_length if recipe.tokenizer.sampling else 0) + 1
+        if recipe.tokenizer.sampling:  # cut otherwise, a sentence may be of any length that the recipe lets pass
+            most = max(most, recipe.data.max_length or LARGEST)
+        train = most + 1
         valid = max((batch.source if side == "encoder" else batch.target_in).shape[1] for batch in validator.batches)
         if max(train, valid) > limit:
             least = f", or set data.max_length to {limit - 1} or less" if valid <= limit > 1 else ""

@@ -79,9 +79,18 @@ def test_learned_positions_start_as_wide_as_embeddings_do() -> None:
     assert LearnedPositions(64, 2000).weight.std().item() == pytest.approx(1 / 8, rel=0.02)
 
 
+@pytest.mark.parametrize(("causal", "focuses"), [(False, (-1, 1, 0)), (True, (-1, -2, 0))])
+def test_heads_begin_by_looking_beside_and_here_and_everywhere(causal: bool, focuses: tuple[int, ...]) -> None:
+    added = RelativePositions(heads=5, most=3, causal=causal)(0, 6)
+    for head, focus in enumerate(focuses):
+        assert added[head, 2:5].argmax(dim=1).tolist() == [2 + focus, 3 + focus, 4 + focus]
+        assert added[head, 2].tolist() == [-abs(max(-3, min(3, key - 2)) - focus) for key in range(6)]
+    assert not added[3].any()
+    assert torch.equal(added[4], added[0])
+
+
 def test_relative_positions_are_a_number_for_each_distance_and_head() -> None:
-    relative = RelativePositions(heads=3, most=2)
-    assert not relative(0, 4).any(), "which begins as 0"
+    relative = RelativePositions(heads=3, most=2, causal=False)
     with torch.no_grad():
         relative.table.weight.copy_(torch.arange(15.0).view(5, 3))
     added = relative(0, 5)

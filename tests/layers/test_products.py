@@ -91,6 +91,20 @@ def test_a_loop_is_gone_when_it_is_over() -> None:
         gc.enable()
 
 
+def test_a_graph_may_be_gone_back_through_again() -> None:
+    """In part, for what does not need the weights, and for several sums: none counts what another left."""
+    found = []
+    for products in (LoopProducts(), PLAIN):
+        parts, layers = both()
+        total = looped(products, parts, layers)
+        weights = [weight for layer in layers.values() for weight in layer.parameters()]
+        every = [*parts.values(), *weights]
+        passes = [torch.autograd.grad(total, [parts["start"]], retain_graph=True)]
+        passes += [torch.autograd.grad(share * total, every, retain_graph=True) for share in (1.0, 3.0)]
+        found.append(passes)
+    torch.testing.assert_close(*found)
+
+
 class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the products whose result has the shape of a weight."""
 

@@ -200,7 +200,7 @@ def test_a_seed_decides_every_parameter(name: str) -> None:
     matrices = [key for key in first if first[key].ndim > 1]
     assert matrices
     for key in matrices:
-        assert torch.equal(first[key], other[key]) == ("relative." in key), key  # these begin as 0
+        assert torch.equal(first[key], other[key]) == ("relative." in key), key  # which are not drawn
 
 
 @pytest.mark.parametrize("name", NINE)

@@ -370,6 +370,20 @@ def test_bfloat16_autocast(name: str) -> None:
 
 
 @each_of_nine
+def test_bfloat16_autocast_where_sentences_are_of_one_length(name: str) -> None:
+    """Which torch's own recurrent layers take another road for."""
+    model = new_model(name, dtype=torch.float32)
+    batch = new_batch([pair for pair in SENTENCES if len(pair[0]) == len(SENTENCES[0][0])] * 2)
+    assert batch.source_mask.all()
+    expected = model(batch).features
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model(batch).features
+    torch.testing.assert_close(features.float(), expected, rtol=0.1, atol=0.15)
+    (features.float() ** 2).sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@each_of_nine
 def test_bfloat16_weights(name: str) -> None:
     with default_dtype(torch.float32):
         model, batch = new_model(name).bfloat16(), new_batch()

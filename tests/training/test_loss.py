@@ -57,6 +57,9 @@ def test_consistency_is_the_divergence_between_two_passes(chunk: int, monkeypatc
     torch.testing.assert_close(ours.loss, theirs)
     plain = [functional.cross_entropy(one, wanted, reduction="sum") for one in (first, second)]
     torch.testing.assert_close(ours.negative_log_likelihood, sum(plain) / 2)
+    with torch.no_grad():
+        unwanted = token_loss(both, weight, targets, mask, smoothing=0.1, consistency=3.0)
+    torch.testing.assert_close(unwanted.loss, theirs.detach())
     parts = (features, again, weight)
     torch.testing.assert_close(torch.autograd.grad(ours.loss, parts), torch.autograd.grad(theirs, parts))
 

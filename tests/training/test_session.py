@@ -1018,6 +1018,17 @@ def test_positions_that_are_too_few_are_found_before_the_first_step(
     train(recipe(corpus, "transformer", "gru", *learned[:2]), session(tmp_path / "run"), told)
 
 
+def test_where_sentences_are_cut_at_random_they_may_be_of_any_length(corpus: Path, tmp_path: Path) -> None:
+    learned = ["model.encoder.positions=learned", "model.encoder.max_positions=40", "tokenizer.sampling=0.5"]
+    with pytest.raises(
+        ConfigError, match=r"max_positions: 40 are too few for sentences of any length: raise it, or set"
+    ):
+        train(
+            recipe(corpus, "transformer", "gru", *learned, "data.max_length=0"), session(tmp_path / "run"), Recorder()
+        )
+    train(recipe(corpus, "transformer", "gru", *learned, "data.max_length=39"), session(tmp_path / "run"), Recorder())
+
+
 def test_a_damaged_checkpoint_is_written_again_when_its_step_comes(corpus: Path, tmp_path: Path) -> None:
     train(recipe(corpus), session(tmp_path / "run"), Recorder())
     before = fingerprint(tmp_path / "run")
