@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from nmt.decoding.scorer import PairScore, Scorer
     from nmt.decoding.translator import Translation, Translator
     from nmt.errors import (
-        BudgetError,
         CheckpointError,
         ConfigError,
         DataError,
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "Aligner": "nmt.alignment.aligner",
     "Alignment": "nmt.alignment.aligner",
-    "BudgetError": "nmt.errors",
     "CheckpointError": "nmt.errors",
     "ConfigError": "nmt.errors",
     "DataError": "nmt.errors",
@@ -83,7 +81,6 @@ _HOMES = {
 __all__ = [
     "Aligner",
     "Alignment",
-    "BudgetError",
     "CheckpointError",
     "ConfigError",
     "DataError",
