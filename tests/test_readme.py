@@ -155,25 +155,11 @@ def test_every_error_is_raised_somewhere() -> None:
     assert [name for name in ours if not re.search(rf"\b{name}\(", code)] == []
 
 
-def tracked() -> set[str]:
-    """The files of the checkout, new ones too; where there is no git, as in an sdist, there is nothing to compare."""
-    done = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip("not a git checkout")
-    return {name for name in done.stdout.splitlines() if os.path.lexists(ROOT / name)}
-
-
-def test_the_map_has_every_file_and_no_other() -> None:
+def test_the_map_has_every_file_and_no_other(tracked: set[str]) -> None:
     block = next(block for block in blocks("text") if "nmt/config.py" in block)
     lines = [line.split(maxsplit=1) for line in block.splitlines() if line]
     assert [line[0] for line in lines if len(line) < 2] == []
     patterns = [line[0] for line in lines]
-    files = tracked() - {"README.md"}
+    files = tracked - {"README.md"}
     assert [name for name in sorted(files) if not any(fnmatch(name, pattern) for pattern in patterns)] == []
     assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in files)] == []
