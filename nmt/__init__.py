@@ -5,7 +5,7 @@
     from nmt import Alignment, LinkRule, Translator
 
     translator = Translator.load("runs/demo/transformer")
-    for translation in translator.translate(["the black cat sleeps ."], nbest=2, attention=True):
+    for translation in translator.translate(["The women see the house."], nbest=2, attention=True):
         print(translation.text)
         for hypothesis in translation.hypotheses:
             print(f"{hypothesis.log_probability:.2f}", hypothesis.text)
