@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-__all__ = ["Contestant", "machine", "progress", "say", "started"]
+__all__ = ["Contestant", "check_cores", "keep_to", "machine", "progress", "say", "started"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,8 +74,26 @@ def started(name: str, command: list[Any], threads: int) -> Iterator[Contestant]
             process.wait()
 
 
+def check_cores(count: int) -> list[int]:
+    """The numbers of the cores that there are. Ends with a line where they are not so many, or cannot be told."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise SystemExit("the benchmarks need Linux: elsewhere a process cannot be kept to so many cores")
+    there = sorted(os.sched_getaffinity(0))
+    if not 0 < count <= len(there):
+        raise SystemExit(f"--cores {count}: there are {len(there)} here")
+    return there
+
+
+def keep_to(count: int) -> None:
+    """Have this process, and all that it starts, run on so many cores. Ends with a line as :func:`check_cores` does."""
+    there = check_cores(count)
+    os.sched_setaffinity(0, there[:count])
+
+
 def machine(device: str) -> str:
     """The processor, what it has for bfloat16, and the GPU where it is that that is measured."""
+    import torch  # here: preparing is measured without it
+
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     features = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
     names = [names[0].partition(":")[2].strip() if names else platform.processor(), *features]

@@ -18,12 +18,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.contest import machine, progress, say
+from benchmarks.contest import keep_to, machine, progress, say
 from benchmarks.decode import trained
 
-__all__ = ["measure"]
+__all__ = ["exported", "measure"]
 
 TORCH = "import torch"
+#: Of the test set of the demo's corpus.
+LINE = "The bicycles are behind the garden."
 
 
 @dataclass
@@ -49,6 +51,19 @@ class Started:
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, self.command)
         self.processor.append(used.ru_utime + used.ru_stime)
+
+
+def exported(run: Path, folder: Path) -> Path | None:
+    """An export of a run to CTranslate2, made in a folder; None where there is none, which is said."""
+    if importlib.util.find_spec("ctranslate2") is None:
+        say("nmt translate EXPORT is left out: ctranslate2 is not installed here")
+        return None
+    command = ["export", str(run), "--to", "ctranslate2", "--out", str(folder / "export"), "--quiet"]
+    made = subprocess.run([sys.executable, "-m", "nmt", *command], check=False, stdout=subprocess.DEVNULL)
+    if made.returncode:  # it has said why
+        say("nmt translate EXPORT is left out")
+        return None
+    return folder / "export"
 
 
 def measure(run: Path, line: str, times: int, export: Path | None = None) -> list[str]:
@@ -90,21 +105,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=__doc__)
     parser.add_argument("--run", type=Path, help="whose model translates (default: one that is trained on the spot)")
     parser.add_argument("--export", type=Path, help="of it to CTranslate2 (default: made, where that is installed)")
-    parser.add_argument("--line", default="the black cat sleeps .", help="to translate (default: of the demo's corpus)")
+    parser.add_argument("--line", default=LINE, help="to translate (default: of the demo's corpus)")
     parser.add_argument("--times", type=int, default=15, help="how often each is started (default: 15)")
     parser.add_argument("--cores", type=int, default=1, help="to run on (default: 1)")
     told = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: told.cores])  # and all that is started from here
+    keep_to(told.cores)
     say(f"{machine('cpu')}, {told.cores} of its cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = told.run or trained.train(folder, 400, pairs=20_000, pieces=8000, threads=told.cores)
-        export = told.export
-        if export is None and importlib.util.find_spec("ctranslate2"):
-            command = ["export", str(run), "--to", "ctranslate2", "--out", str(folder / "export"), "--quiet"]
-            made = subprocess.run([sys.executable, "-m", "nmt", *command], check=False, stdout=subprocess.DEVNULL)
-            export = folder / "export" if made.returncode == 0 else None  # it has said why
-        last = measure(run, told.line, told.times, export)
+        last = measure(run, told.line, told.times, told.export or exported(run, folder))
     say("")
     for line in last:
         say(line)

@@ -5,7 +5,7 @@
     from nmt import Alignment, LinkRule, Translator
 
     translator = Translator.load("runs/demo/transformer")
-    for translation in translator.translate(["the black cat sleeps ."], nbest=2, attention=True):
+    for translation in translator.translate(["The women see the house."], nbest=2, attention=True):
         print(translation.text)
         for hypothesis in translation.hypotheses:
             print(f"{hypothesis.log_probability:.2f}", hypothesis.text)
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from nmt.decoding.scorer import PairScore, Scorer
     from nmt.decoding.translator import Translation, Translator
     from nmt.errors import (
-        BudgetError,
         CheckpointError,
         ConfigError,
         DataError,
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "Aligner": "nmt.alignment.aligner",
     "Alignment": "nmt.alignment.aligner",
-    "BudgetError": "nmt.errors",
     "CheckpointError": "nmt.errors",
     "ConfigError": "nmt.errors",
     "DataError": "nmt.errors",
@@ -83,7 +81,6 @@ _HOMES = {
 __all__ = [
     "Aligner",
     "Alignment",
-    "BudgetError",
     "CheckpointError",
     "ConfigError",
     "DataError",

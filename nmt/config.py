@@ -726,18 +726,10 @@ def _fault(fault: Mapping[str, Any]) -> str:
     return f"{_key(location)}: {message}" if location else message
 
 
-_TAGS = {"gru", "lstm", "transformer", "text", "tsv", "jsonl", "datasets"} | {
-    "constant",
-    "inverse-sqrt",
-    "cosine",
-    "linear",
-    "plateau",
-}
-
-
 def _key(location: Sequence[str]) -> str:
     """The key as the recipe writes it: pydantic names the union's branch as well, the recipe does not."""
-    return ".".join(part for i, part in enumerate(location) if not (part in _TAGS and i >= 2))
+    tags = {_tag(part) for part in _models(AnyCorpus | AnyEncoder | AnyDecoder | AnySchedule)}
+    return ".".join(part for i, part in enumerate(location) if not (part in tags and i >= 2))
 
 
 def _suggest(location: Sequence[str]) -> str:
@@ -762,9 +754,14 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
         key = f"{prefix}{name}"
         yield key, field
         for part in _models(field.annotation):
-            tag = part.model_fields.get("type") or part.model_fields.get("format")
-            branch = f"{typing.get_args(tag.annotation)[0]}." if tag is not None and part is not TokenizerConfig else ""
-            yield from _fields(part, f"{key}.{branch}")
+            tag = _tag(part)
+            yield from _fields(part, f"{key}.{tag}." if tag else f"{key}.")
+
+
+def _tag(part: type[BaseModel]) -> str:
+    """What tells a union's branch from the others; nothing where it is in no union."""
+    tag = part.model_fields.get("type") or part.model_fields.get("format")
+    return typing.get_args(tag.annotation)[0] if tag is not None and part is not TokenizerConfig else ""
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -8,7 +8,6 @@
     ├── CheckpointError          1  a run folder is missing, incomplete, damaged or from a newer format
     └── TrainingError            1  training cannot go on
         ├── DivergedError        4  the loss or the gradient stopped being a number
-        ├── BudgetError          5  stopped before its goal, the budget being spent
         └── Interrupted    130/143  stopped by SIGINT or SIGTERM, everything saved
 
 A message is one line that says what is wrong, where (``file:line`` or the recipe's key) and what to do about it.
@@ -17,7 +16,6 @@ A message is one line that says what is wrong, where (``file:line`` or the recip
 from __future__ import annotations
 
 __all__ = [
-    "BudgetError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -68,12 +66,6 @@ class DivergedError(TrainingError):
     """The loss or its gradient is no longer a finite number."""
 
     exit_code = 4
-
-
-class BudgetError(TrainingError):
-    """Training that stopped before its goal because the budget was spent."""
-
-    exit_code = 5
 
 
 class Interrupted(TrainingError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,7 @@ from tests import forking  # noqa: E402
 
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).parent.parent
 
 NOUNS = {"cat": "chat", "dog": "chien", "horse": "cheval", "bird": "oiseau", "wolf": "loup", "lion": "lion"}
 ADJECTIVES = {"black": "noir", "white": "blanc", "green": "vert", "tired": "fatigué", "": ""}
@@ -122,6 +124,21 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Shared by all tests of a process: read it, do not write to it.
     """
     return write_small_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def tracked() -> set[str]:
+    """The files of the checkout, new ones too; where there is no git, as in an sdist, there is nothing to compare."""
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return {name for name in done.stdout.splitlines() if os.path.lexists(ROOT / name)}
 
 
 RECIPE = """

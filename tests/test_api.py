@@ -58,7 +58,7 @@ def test_the_example_of_the_package_runs(untrained_run: Path, capsys: pytest.Cap
     exec(example.replace("runs/demo/transformer", str(untrained_run)), {})
     lines = capsys.readouterr().out.splitlines()
     translator = nmt.Translator.load(untrained_run)
-    (expected,) = translator.translate(["the black cat sleeps ."], nbest=2, attention=True)
+    (expected,) = translator.translate(["The women see the house."], nbest=2, attention=True)
     assert lines[0] == expected.text
     assert lines[1:] == [f"{one.log_probability:.2f} {one.text}" for one in expected.hypotheses] + [
         str(sorted(nmt.LinkRule()(nmt.Alignment.of(expected))))

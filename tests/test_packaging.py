@@ -97,10 +97,15 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(built: Pat
     assert names == sources | data_on_disk()
 
 
-def test_the_sdist_holds_what_a_build_needs(built: Path) -> None:
+def test_the_sdist_holds_what_the_checkout_does(built: Path, tracked: set[str]) -> None:
+    """Tests, benchmarks and pages too, and in the place of the link for type checkers the sources that it leads to."""
     with tarfile.open(next(built.glob("nmt-*.tar.gz"))) as sdist:
-        names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "nmt/py.typed", "cli/main.py", "recipes/README.md"} <= names
+        files = {name.partition("/")[2] for name in sdist.getnames() if sdist.getmember(name).isfile()}
+    made = {name for name in files if name.startswith("nmt.egg-info/")} | {"PKG-INFO", "setup.cfg"}
+    left_out = {".ci/run", ".gitattributes", ".gitignore"}
+    linked = {f"typings/nmt_cli/{path.relative_to(ROOT / 'cli')}" for path in (ROOT / "cli").rglob("*.py")}
+    link = {"typings/nmt_cli", "typings/nmt_cli/py.typed"}
+    assert (tracked | linked) - left_out - link == files - made - link
 
 
 def test_the_wheel_works_in_a_fresh_environment(built: Path, tmp_path: Path) -> None:

@@ -102,6 +102,26 @@ def test_make_has_every_target_that_is_named() -> None:
     assert named <= rules
 
 
+def test_the_makefile_names_what_it_takes_and_does() -> None:
+    """At its top every target and every variable; in the map every target."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    top = text.partition("\n\n")[0]
+    targets = set(re.findall(r"^([\w-]+):", text, re.MULTILINE)) - {"again"}
+    assert {"demo", "test", "format", "clean"} <= targets
+    assert [name for name in targets if f"# make {name} " not in top] == []
+    variables = {name for name in re.findall(r"^(\w+) \?=", text, re.MULTILINE) if name != "PEERS"}
+    assert [name for name in {*variables, "PYTHON", "TORCH"} if f"{name}=" not in top] == []
+    (row,) = re.findall(r"^Makefile +(.*)$", README, re.MULTILINE)
+    assert sorted(row.removeprefix("make ").split(", ")) == sorted(targets)
+
+
+def test_the_check_runs_before_every_commit() -> None:
+    hook = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert "entry: make check" in hook
+    assert "always_run: true" in hook
+    assert "types" not in hook.replace("style, types,", "")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -126,25 +146,20 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     assert ours | {0, 130, 141, 143} == rows
 
 
-def tracked() -> set[str]:
-    """The files of the checkout, new ones too; where there is no git, as in an sdist, there is nothing to compare."""
-    done = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip("not a git checkout")
-    return {name for name in done.stdout.splitlines() if os.path.lexists(ROOT / name)}
+def test_every_error_is_raised_somewhere() -> None:
+    from nmt import errors
+
+    sources = [path for folder in ("nmt", "cli") for path in (ROOT / folder).rglob("*.py") if path.name != "errors.py"]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    ours = [name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, errors.NmtError)]
+    assert [name for name in ours if not re.search(rf"\b{name}\(", code)] == []
 
 
-def test_the_map_has_every_file_and_no_other() -> None:
+def test_the_map_has_every_file_and_no_other(tracked: set[str]) -> None:
     block = next(block for block in blocks("text") if "nmt/config.py" in block)
     lines = [line.split(maxsplit=1) for line in block.splitlines() if line]
     assert [line[0] for line in lines if len(line) < 2] == []
     patterns = [line[0] for line in lines]
-    files = tracked() - {"README.md"}
+    files = tracked - {"README.md"}
     assert [name for name in sorted(files) if not any(fnmatch(name, pattern) for pattern in patterns)] == []
     assert [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in files)] == []

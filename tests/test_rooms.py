@@ -88,6 +88,12 @@ def test_every_module_is_in_a_room() -> None:
     assert rooms - {"", "__main__"} <= set(ROOMS)
 
 
+def test_contributing_has_the_rooms_in_this_order() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    said = next(block for block in re.findall(r"(?:^    .+\n)+", text, re.MULTILINE) if "errors, files" in block)
+    assert re.split(r",\s+", said.strip()) == [*ROOMS, "cli"]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_imports_come_from_earlier_rooms(path: Path) -> None:
     assert faults(path, path.read_text()) == []

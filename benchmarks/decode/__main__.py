@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import functools
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -22,14 +21,15 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import profiling, start
-from benchmarks.contest import Contestant, machine, progress, say, started
+from benchmarks.contest import Contestant, keep_to, machine, progress, say, started
 from benchmarks.decode import contestant_nmt, trained
 from benchmarks.decode.workload import Task
 from benchmarks.train import workload as training
 from benchmarks.train.contestant_nmt import recipe
 from nmt.checkpoint import Run
-from nmt.config import ModelConfig
+from nmt.config import ModelConfig, TransformerDecoder, TransformerEncoder
 from nmt.data.synthetic import write_corpus
+from nmt.data.text import read_lines
 from nmt.layers.packing import has_fbgemm, multiplies_bfloat16
 from nmt.memory import keep_freed_memory
 from nmt.models import Seq2Seq, build
@@ -67,8 +67,7 @@ class Entry:
 def main() -> None:
     """Measure what the command line asks for; the last lines are one ratio a shape, way and peer."""
     told = _arguments()
-    cores = sorted(os.sched_getaffinity(0))[: told.cores]
-    os.sched_setaffinity(0, cores)  # and all that is started from here
+    keep_to(told.cores)
     torch.set_num_threads(told.cores)
     say(f"{machine('cpu')}, {told.cores} of its cores, torch {torch.__version__}")
     last = []
@@ -76,6 +75,8 @@ def main() -> None:
         folder = Path(name)
         sizes = {"pairs": told.pairs, "pieces": told.pieces, "threads": told.cores}
         run = Run.open(told.run or trained.train(folder, told.train_steps, **sizes))
+        if not run.recipe.tokenizer.joint:
+            raise SystemExit(f"--run {told.run}: it has two tokenizers, and contestants are told of one")
         files = told.file or _embedded(folder)
         sentences = list(_sentences(files, run, told.sentences))
         for shape in told.shapes:
@@ -85,8 +86,7 @@ def main() -> None:
             else:
                 last += measure(task, folder, told)
         if told.start and not told.profile:
-            line = files.read_text(encoding="utf-8").splitlines()[0]
-            last += start.measure(run.folder, line, told.start)
+            last += start.measure(run.folder, next(read_lines(files)), told.start, start.exported(run.folder, folder))
     say("")
     for line in last:
         say(line)
@@ -96,6 +96,9 @@ def measure(task: Task, folder: Path, told: argparse.Namespace) -> list[str]:
     """Let the contestants of a shape translate in turns; gives a line a peer and way."""
     path = folder / f"{task.shape}.json"
     task.save(path)
+    for peer in _peers(task, told):
+        if reason := unable(peer, ModelConfig.model_validate(task.model)):
+            say(f"{task.shape}: {peer} is left out: here it runs no model with {reason}")
     with contextlib.ExitStack() as stack:
         entries = [stack.enter_context(one) for one in _entries(task, path, told)]
         for entry in entries:
@@ -178,12 +181,42 @@ def _entries(task: Task, path: Path, told: argparse.Namespace) -> Iterator[conte
     for dtype in ("float32", "float16", narrow) if has_fbgemm(processor) else ("float32", "bfloat16"):
         yield _entry("nmt", Path(sys.executable), dtype, path, told)
     theirs = told.peers / "bin" / "python" if told.peers else None
-    for peer in PEERS[training.SHAPES[task.shape].family] if theirs else ():
-        if peer not in told.against:
+    for peer in _peers(task, told):
+        if unable(peer, ModelConfig.model_validate(task.model)):
             continue
         for dtype in ("float32", "int8") if peer == "ctranslate2" else ("float32", "bfloat16"):
             if dtype != "bfloat16" or narrow == "bfloat16":
                 yield _entry(peer, theirs, dtype, path, told)
+
+
+def _peers(task: Task, told: argparse.Namespace) -> list[str]:
+    """Who is asked for, and has models of the shape's family."""
+    family = PEERS[training.SHAPES[task.shape].family]
+    return [peer for peer in family if peer in told.against] if told.peers else []
+
+
+def unable(peer: str, model: ModelConfig) -> str:
+    """What a model has that a peer cannot hold as it is set up here; nothing where it can."""
+    encoder, decoder = model.encoder, model.decoder
+    if peer == "joeynmt":  # which has weights of its own
+        return ""
+    if not isinstance(encoder, TransformerEncoder) or not isinstance(decoder, TransformerDecoder):
+        return f"a {encoder.type} encoder and a {decoder.type} decoder"
+    sides = (encoder, decoder)
+    wishes = {
+        f"a window of {encoder.window}": encoder.window > 0,
+        "relative positions": any(side.max_relative_positions for side in sides),
+        "positions that are not sinusoidal": any(side.positions != "sinusoidal" for side in sides),
+        "sides of different heads or norms": (encoder.heads, encoder.norm) != (decoder.heads, decoder.norm),
+    }
+    if peer == "marianmt":
+        sizes = [(side.layers, side.feed_forward) for side in sides]
+        wishes |= {
+            "layers that are normalised before their parts": any(side.norm == "pre" for side in sides),
+            "sides of different sizes": sizes[0] != sizes[1],
+            "embeddings that are not tied three ways": model.tied_embeddings != 3,
+        }
+    return ", ".join(name for name, there in wishes.items() if there)
 
 
 @contextlib.contextmanager
@@ -201,6 +234,9 @@ def _task(shape: str, run: Run, sentences: list[list[int]], folder: Path, told: 
     vocabulary = len(pieces) if trained else training.VOCABULARY
     config = run.recipe.model if trained else _model(shape)
     model: Seq2Seq = run.load_model() if trained else build(config, vocabulary, vocabulary)
+    some = [sentence for sentence in sentences if max(sentence) < vocabulary]
+    if not 0 < told.turns <= len(some):
+        raise SystemExit(f"--turns {told.turns}: {shape} has {len(some)} sentences to share out among them")
     weights = folder / f"{shape}.safetensors"
     save_file({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}, weights)
     return Task(
@@ -212,13 +248,13 @@ def _task(shape: str, run: Run, sentences: list[list[int]], folder: Path, told: 
         unk=pieces.unk_id,
         bos=pieces.bos_id,
         eos=pieces.eos_id,
-        sentences=[sentence for sentence in sentences if max(sentence) < vocabulary],
+        sentences=some,
         turns=told.turns,
         singles=told.singles,
         batch_sizes=told.batch_sizes,
         beam=told.beam,
         forced=0 if trained else FORCED,
-        longest=2 * LONGEST + 20,
+        longest=2 * max(map(len, some)) + 20,
     )
 
 
@@ -235,12 +271,11 @@ def _model(shape: str) -> ModelConfig:
 def _sentences(file: Path, run: Run, count: int) -> Iterator[list[int]]:
     """The first so many lines of a file as the run's model reads them."""
     pieces = run.tokenizers.source
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            tokens = pieces.encode(line.strip())
-            if 0 < len(tokens) < LONGEST and count:
-                count -= 1
-                yield [*tokens, pieces.eos_id]
+    for line in read_lines(file):
+        tokens = pieces.encode(line.strip())
+        if 0 < len(tokens) < LONGEST and count:
+            count -= 1
+            yield [*tokens, pieces.eos_id]
 
 
 def _embedded(folder: Path) -> Path:

@@ -26,7 +26,7 @@ def translating(task: workload.Task, dtype: str) -> workload.Translate:
     model.load_state_dict(load_file(task.weights))
     pieces = SimpleNamespace(pad_id=task.pad, unk_id=task.unk, bos_id=task.bos, eos_id=task.eos)
     engine = TorchEngine(model, cast(Any, SimpleNamespace(source=pieces, target=pieces)))
-    length = {"max_ratio": 1e-9, "max_extra": task.forced} if task.forced else {}
+    length = {"max_ratio": 1e-9, "max_extra": task.forced or task.longest}  # in tokens, as the peers have it
     config = DecodingConfig.model_validate({"beam": task.beam, "precision": dtype, **length})
     Packed.logits = _without_end(task.eos) if task.forced else LOGITS  # type: ignore[method-assign, assignment]
 

@@ -1,10 +1,9 @@
 """What every contestant translates, and how one answers: the same weights, the same sentences, one protocol.
 
 A contestant is a process in an environment of its own that imports this file and nothing else of the project. It looks
-for its best batch size and says ``ready``. Then it reads turns: ``many K`` is the K-th share of the sentences, as they
-come to it; ``one K`` the same, a sentence at a time. It answers with the seconds that a sentence took, in the median
-where they came one at a time. At the end of its input it leaves its translations in a file and says how much memory it
-had.
+for its best batch size and says it. Then it reads turns: ``many K`` is the K-th share of the sentences, as they come to
+it; ``one K`` the same, a sentence at a time. It answers with the seconds that a sentence took, in the median where they
+came one at a time. At the end of its input it leaves its translations in a file and says how much memory it had.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ def answer(task: Task, told: argparse.Namespace, translate: Translate) -> None:
     sizes = [size for size in task.batch_sizes if size <= len(sample)] or task.batch_sizes[:1]
     took = {size: _timed(lambda size=size: translate(sample, size))[1] for size in sizes}  # type: ignore[misc]
     best = min(took, key=lambda size: took[size])
-    _say({"ready": True, "batch_size": best})
+    _say({"batch_size": min(best, len(task.share(0)))})
     found: dict[int, list[int]] = {}
     for line in sys.stdin:
         kind, number = line.split()

@@ -8,6 +8,7 @@ corpora are the first pairs of the one that is drawn or named, and the same agai
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -18,15 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
 
+from benchmarks.contest import check_cores
 from nmt.config import Recipe, TextCorpus, TokenizerConfig, parse_recipe
 from nmt.data.ahead import prepare_ahead
-from nmt.data.corpus import read_pairs
+from nmt.data.corpus import describe, read_pairs
 from nmt.data.store import prepare
 from nmt.data.synthetic import write_corpus
 from nmt.data.tokenizer import train_tokenizer, train_tokenizers
@@ -68,6 +70,7 @@ class Took:
 def main() -> None:
     """Measure what the command line asks for."""
     told = _arguments()
+    check_cores(told.cores)
     with tempfile.TemporaryDirectory(dir=told.folder) as name:
         folder = Path(name)
         write_corpus(folder / "drawn", pairs=1 if told.files else told.draw, seed=1, valid=20, test=1)
@@ -77,23 +80,31 @@ def main() -> None:
             line for pair in itertools.islice(read_pairs(sample), told.small) for line in (pair.source, pair.target)
         )
         train_tokenizer(lines, TokenizerConfig(vocabulary=told.pieces), seed=1).save(folder / "joint.model")
-        recipe = _recipe(_corpus(folder, "sample", files, told.sample), told)
-        for cores in range(1, min(told.cores, len(os.sched_getaffinity(0))) + 1):
+        recipe = _recipe(_corpus(folder, "sample", sample, told.sample), told)
+        for cores in range(1, told.cores + 1):
             _speed(recipe, folder, cores, told)
         if told.pairs:
-            _training(folder, files, told)
+            _training(folder, sample, told)
 
 
-def _corpus(folder: Path, name: str, files: Sequence[Path], pairs: int) -> Path:
-    """A folder with so many pairs of two files, again from the first where they do not suffice."""
+def _corpus(folder: Path, name: str, corpus: TextCorpus, pairs: int) -> Path:
+    """A folder with so many pairs of a corpus, again from the first where they do not suffice."""
     (folder / name).mkdir()
-    for ending, path in zip(ENDINGS, files, strict=True):
-        shutil.copy(folder / "drawn" / f"valid.{ending}", folder / name)
-        with (folder / name / f"train.{ending}").open("wb") as file:
-            left = pairs
-            while left:
-                with path.open("rb") as lines:
-                    left -= sum(1 for line in itertools.islice(lines, left) if file.write(line))
+    with contextlib.ExitStack() as stack:
+        sides = []
+        for ending in ENDINGS:
+            shutil.copy(folder / "drawn" / f"valid.{ending}", folder / name)
+            path = folder / name / f"train.{ending}"
+            sides.append(stack.enter_context(path.open("w", encoding="utf-8", newline="\n")))
+        left = pairs
+        while left:
+            before = left
+            for pair in itertools.islice(read_pairs(corpus), left):
+                sides[0].write(f"{pair.source}\n")
+                sides[1].write(f"{pair.target}\n")
+                left -= 1
+            if left == before:
+                raise SystemExit(f"{describe(corpus)}: there are no pairs in it")
     return folder / name
 
 
@@ -129,7 +140,7 @@ def _speed(recipe: Recipe, folder: Path, cores: int, told: argparse.Namespace) -
     _say(f"{len(pairs):,} pairs on {cores} core{'s' * (cores > 1)}, pairs a second   by the clock   by processor time")
     for name, number in (("SentencePiece alone", 0), ("preparing", 1)):
         clock = statistics.median(len(pairs) / turn[number].clock for turn in turns)
-        processor_time = statistics.median(cores * len(pairs) / turn[number].processor for turn in turns)
+        processor_time = statistics.median(len(pairs) / turn[number].processor for turn in turns)
         _say(f"{name:<40}{clock:>15,.0f}{processor_time:>20,.0f}")
     ratios = [statistics.median(getattr(a, one) / getattr(b, one) for a, b in turns) for one in ("clock", "processor")]
     _say(f"preparing is {ratios[0]:.2f} x SentencePiece by the clock, {ratios[1]:.2f} x by processor time")
@@ -148,12 +159,12 @@ def _timed(act: Callable[[], object]) -> Took:
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def _training(folder: Path, files: Sequence[Path], told: argparse.Namespace) -> None:
+def _training(folder: Path, corpus: TextCorpus, told: argparse.Namespace) -> None:
     """Train for a few steps on a small and on a large corpus; says what each took."""
     figures = []
     for name, pairs in (("small", told.small), ("large", told.pairs)):
         _say("")
-        recipe = _recipe(_corpus(folder, name, files, pairs), told)
+        recipe = _recipe(_corpus(folder, name, corpus, pairs), told)
         took = _timed(lambda: prepare_ahead(recipe, folder / "store", workers=told.cores))  # noqa: B023
         _say(f"{name}: {pairs:,} pairs made ready in {took.clock:.0f} s, {took.processor:.0f} s of processor time")
         command = [sys.executable, "-m", "benchmarks.prepare.training"]
@@ -201,7 +212,9 @@ def _arguments() -> argparse.Namespace:
         "--pairs", type=int, default=10_000_000, help="of the large one; 0 for none (default: 10000000)"
     )
     parser.add_argument("--pieces", type=int, default=8000, help="the corpora are cut into (default: %(default)s)")
-    parser.add_argument("--cores", type=int, default=2, help="to prepare on at most (default: %(default)s)")
+    parser.add_argument(
+        "--cores", type=int, default=min(2, os.cpu_count() or 1), help="to prepare on at most (default: %(default)s)"
+    )
     parser.add_argument("--turns", type=int, default=3, help="of either, whose median is said (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="of each training (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where the corpora go meanwhile (default: the temporary folder)")

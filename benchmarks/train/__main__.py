@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import os
 import statistics
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import profiling
-from benchmarks.contest import Contestant, machine, progress, say, started
+from benchmarks.contest import Contestant, keep_to, machine, progress, say, started
 from benchmarks.train import contestant_nmt, workload
 from nmt.config import DataConfig, TextCorpus, TokenizerConfig
 from nmt.data.corpus import read_pairs
@@ -45,8 +44,7 @@ GPU_PRODUCTS = ((8192, 8192, 8192),)
 def main() -> None:
     """Measure what the command line asks for; the last lines are one ratio a shape and peer."""
     told = _arguments()
-    cores = sorted(os.sched_getaffinity(0))[: told.cores]
-    os.sched_setaffinity(0, cores)  # and all that is started from here
+    keep_to(told.cores)
     torch.set_num_threads(told.cores)
     say(f"{machine(told.device)}, {told.cores} of its cores, torch {torch.__version__}")
     best = {kind: peak(kind, told.device) for kind in (torch.float32, torch.bfloat16)}
@@ -73,8 +71,9 @@ def measure(
     shape = workload.SHAPES[name]
     with contextlib.ExitStack() as stack:
         contestants = [stack.enter_context(one) for one in _contestants(name, shape.family, path, told)]
+        torches = {}
         for one in contestants:
-            one.hear()
+            torches[one.toolkit] = one.hear()["torch"]
             one.ask(told.warm)
         for turn in range(told.turns):
             for one in contestants[turn % len(contestants) :] + contestants[: turn % len(contestants)]:
@@ -88,6 +87,9 @@ def measure(
     tokens = [sum(len(target) for batch in turn for _, target in batch) for turn in turns]
     products = [sum(workload.operations(shape, batch) for batch in turn) for turn in turns]
     say("")
+    peers = {toolkit: version for toolkit, version in torches.items() if toolkit != "nmt"}
+    if peers:
+        say(f"{name}, with torch " + ", ".join(f"{version} ({toolkit})" for toolkit, version in peers.items()))
     say(f"{name}, tokens a second     by processor time     by the clock    share of peak    peak memory")
     for one in contestants:
         by_cpu = statistics.median(a / b for a, b in zip(tokens, one.cpu, strict=True))
@@ -186,6 +188,8 @@ def peak(kind: torch.dtype, device: str) -> float:
     rates = []
     for rows, inner, columns in PRODUCTS if device == "cpu" else GPU_PRODUCTS:
         left, right = (torch.randn(size, inner).to(device, kind) for size in (rows, columns))
+        torch.nn.functional.linear(left, right)  # the first one prepares what the others find
+        workload.settle(device)
         seconds: list[float] = []
         while len(seconds) < 20 and sum(seconds) < 1.0:  # one takes a second where the processor has not the type
             began = time.perf_counter()

@@ -1,15 +1,15 @@
 """What every contestant trains on, and how one answers: the same shapes, the same batches, one protocol.
 
 A contestant is a process in an environment of its own that imports this file and nothing else of the project. It builds
-the model of a shape, says ``ready``, and then for every number n that it reads makes n optimiser steps and answers with
-what they took. At the end of its input it says how much memory it had at most.
+the model of a shape, says with which torch, and then for every number n that it reads makes n optimiser steps and
+answers with what they took. At the end of its input it says how much memory it had at most.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -124,20 +124,13 @@ def arguments() -> argparse.Namespace:
 
 
 def memory(device: str = "cpu") -> int:
-    """The most bytes that this process has held, in tensors of its GPU where it has one.
-
-    Where Linux does not tell, those of what it was started from are counted in.
-    """
+    """The most bytes that this process has held, in tensors of its GPU where it has one."""
     if device == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024
 
 
 def settle(device: str) -> None:
@@ -162,7 +155,7 @@ def answer(
     do is awaited before a turn is over.
     """
     stream = _endless(batches)
-    _say({"ready": True})
+    _say({"torch": importlib.metadata.version("torch")})
     for line in sys.stdin:
         chosen = [next(stream) for _ in range(int(line))]
         began, cpu_began = time.perf_counter(), cpu()

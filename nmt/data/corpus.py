@@ -2,7 +2,7 @@
 
 One reader a format, each a generator of :class:`Pair` in the corpus' own order, holding one pair at a time. Readers
 keep every pair, blank sides too: what is dropped, and why, is :mod:`nmt.data.filters`' business. To add a format: a
-class in :mod:`nmt.config` and a reader here.
+class in :mod:`nmt.config`, a reader here and a case wherever formats are told apart.
 """
 
 from __future__ import annotations

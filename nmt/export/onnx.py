@@ -12,14 +12,14 @@ Each function here is the equations of a module of :mod:`nmt.models`, under its 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, assert_never, cast
 
 import numpy as np
 from torch import nn
 
 from nmt.errors import ConfigError
 from nmt.export.graph import MINUS_INFINITY, Array, Graph, type_of, values_of
-from nmt.layers.attention import AdditiveScore, GeneralScore, ScaledDotScore, Score
+from nmt.layers.attention import AdditiveScore, AnyScore, DotScore, GeneralScore, ScaledDotScore
 from nmt.layers.recurrent import LstmCell
 from nmt.models import AnyDecoderModule, AnyEncoderModule, Seq2Seq
 from nmt.models.bahdanau import BahdanauDecoder, BahdanauEncoder
@@ -76,10 +76,8 @@ def remember_graph(model: Seq2Seq, *, narrow: bool = False) -> ModelProto:
 
 
 def _parts(model: Seq2Seq) -> tuple[AnyEncoderModule, AnyDecoderModule]:
-    encoder, decoder = model.encoder, model.decoder
-    assert isinstance(encoder, BahdanauEncoder | LuongEncoder | TransformerEncoder), "what build makes"
-    assert isinstance(decoder, BahdanauDecoder | LuongDecoder | TransformerDecoder), "what build makes"
-    return encoder, decoder
+    """What build makes."""
+    return cast(AnyEncoderModule, model.encoder), cast(AnyDecoderModule, model.decoder)
 
 
 def _recurrent_encoder(graph: Graph, encoder: RecurrentEncoder) -> tuple[str, str]:
@@ -158,12 +156,22 @@ def _feed_forward(graph: Graph, part: FeedForward, around: Residual, x: str) -> 
 # --------------------------------------------------------------------------------------------- what decoders start from
 
 
-def _remembered(graph: Graph, score: Score, states: str) -> dict[str, str]:
+def _remembered(graph: Graph, score: AnyScore, states: str) -> dict[str, str]:
     """The memory of a recurrent decoder: states, and keys where they are not the states themselves."""
     outputs = {graph.named(states, "memory.states"): "BSH"}
-    if isinstance(score, AdditiveScore | GeneralScore):
-        outputs[graph.named(graph.linear(score.key, states), "memory.keys")] = "BSK"
+    if (key := _key(score)) is not None:
+        outputs[graph.named(graph.linear(key, states), "memory.keys")] = "BSK"
     return outputs
+
+
+def _key(score: AnyScore) -> nn.Linear | None:
+    """What makes keys of states; None where these are the keys."""
+    match score:
+        case AdditiveScore() | GeneralScore():
+            return score.key
+        case DotScore() | ScaledDotScore():
+            return None
+    assert_never(score)
 
 
 def _gru_start(graph: Graph, decoder: BahdanauDecoder, states: str, final: str) -> dict[str, str]:
@@ -221,7 +229,7 @@ def step_graph(model: Seq2Seq, *, narrow: bool = False) -> ModelProto:
             inputs[name.replace("next.", "memory.")] = "RASD"
     if not isinstance(decoder, TransformerDecoder):
         inputs["memory.states"] = "RSH"
-        if isinstance(decoder.score, AdditiveScore | GeneralScore):
+        if _key(decoder.score) is not None:
             inputs["memory.keys"] = "RSK"
     return graph.model(inputs, outputs)
 
@@ -280,15 +288,18 @@ def _lstm_cell(graph: Graph, cell: LstmCell, projected: str, layer: int) -> tupl
     return graph("Mul", graph("Sigmoid", o), graph("Tanh", memory), name=f"next.hidden.{layer}"), memory
 
 
-def _look(graph: Graph, score: Score, query: str) -> tuple[str, str]:
+def _look(graph: Graph, score: AnyScore, query: str) -> tuple[str, str]:
     """The context (R, H) of a query (R, Q), and where it looked (R, S)."""
     last = graph.constant([2])
-    if isinstance(score, AdditiveScore):
-        asked = graph("Unsqueeze", graph.linear(score.query, query), graph.constant([1]))
-        scores = graph.linear(score.energy, graph("Tanh", graph("Add", asked, "memory.keys")))
-    else:
-        keys = "memory.keys" if isinstance(score, GeneralScore) else "memory.states"
-        scores = graph("MatMul", keys, graph("Unsqueeze", query, last))
+    keys = "memory.states" if _key(score) is None else "memory.keys"
+    match score:
+        case AdditiveScore():
+            asked = graph("Unsqueeze", graph.linear(score.query, query), graph.constant([1]))
+            scores = graph.linear(score.energy, graph("Tanh", graph("Add", asked, keys)))
+        case DotScore() | ScaledDotScore() | GeneralScore():
+            scores = graph("MatMul", keys, graph("Unsqueeze", query, last))
+        case _:
+            assert_never(score)
     scores = graph("Squeeze", scores, last)
     if isinstance(score, ScaledDotScore):
         width = graph("Cast", graph.size(query, 1), to=type_of(np.float32))

@@ -17,7 +17,7 @@ Each is a class with :meth:`~Score.prepare`, the part that depends on the source
 from __future__ import annotations
 
 import math
-from typing import ClassVar, assert_never
+from typing import ClassVar, TypeAlias, assert_never
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,6 +29,7 @@ from nmt.layers.products import PLAIN, Products
 
 __all__ = [
     "AdditiveScore",
+    "AnyScore",
     "DotScore",
     "GeneralScore",
     "MultiHeadAttention",
@@ -122,7 +123,10 @@ class GeneralScore(Score):
         return products.dot(query, keys)
 
 
-def build_score(config: GruDecoder | LstmDecoder, state_width: int) -> Score:
+AnyScore: TypeAlias = AdditiveScore | DotScore | ScaledDotScore | GeneralScore
+
+
+def build_score(config: GruDecoder | LstmDecoder, state_width: int) -> AnyScore:
     """The score a recurrent decoder's recipe names, between its own state and encoder states of ``state_width``."""
     match config.attention:
         case "additive":

@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nmt.config import GruDecoder, GruEncoder
-from nmt.layers.attention import Score, attend
+from nmt.layers.attention import AnyScore, attend
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
 from nmt.layers.products import PLAIN, LoopProducts, Products
@@ -62,7 +62,7 @@ class GruState:
 class BahdanauDecoder(nn.Module):
     """A stack of GRU layers that attends before it moves, or half-way; the context enters the first layer."""
 
-    def __init__(self, config: GruDecoder, embedding: TokenEmbedding, score: Score, state_width: int) -> None:
+    def __init__(self, config: GruDecoder, embedding: TokenEmbedding, score: AnyScore, state_width: int) -> None:
         super().__init__()
         #: See nmt.layers.attention.MultiHeadAttention.
         self.stacked = {"context": 3, "bridge": config.layers, "second": 3}

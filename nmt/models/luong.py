@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nmt.config import LstmDecoder, LstmEncoder
-from nmt.layers.attention import Score, attend
+from nmt.layers.attention import AnyScore, attend
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
 from nmt.layers.products import PLAIN, LoopProducts, Products
@@ -62,7 +62,7 @@ class LstmState:
 class LuongDecoder(nn.Module):
     """A stack of LSTM layers that attends after it has moved, with or without input feeding."""
 
-    def __init__(self, config: LstmDecoder, embedding: TokenEmbedding, score: Score, state_width: int) -> None:
+    def __init__(self, config: LstmDecoder, embedding: TokenEmbedding, score: AnyScore, state_width: int) -> None:
         super().__init__()
         #: See nmt.layers.attention.MultiHeadAttention.
         self.stacked = {"feed": 4, "bridge": 2 * config.layers}

@@ -8,13 +8,14 @@ by ``select``, both of which write over it.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nmt.layers.packing import Precision, pack
+from nmt.models import AnyDecoderModule
 from nmt.models.bahdanau import BahdanauDecoder
 from nmt.models.interface import Encoder, Step
 from nmt.models.luong import LuongDecoder
@@ -63,7 +64,7 @@ def packed(model: Seq2Seq, precision: Precision = "float32") -> Packed:
 
 
 def _decoder(model: Seq2Seq, precision: Precision) -> AnyPackedDecoder:
-    decoder = model.decoder
+    decoder = cast(AnyDecoderModule, model.decoder)  # what build makes
     match decoder:
         case TransformerDecoder():
             return PackedTransformerDecoder(decoder, precision)
@@ -71,4 +72,4 @@ def _decoder(model: Seq2Seq, precision: Precision) -> AnyPackedDecoder:
             return PackedBahdanauDecoder(decoder, precision)
         case LuongDecoder():
             return PackedLuongDecoder(decoder, precision)
-    raise TypeError(f"{type(decoder).__name__} is no decoder that can be packed")
+    assert_never(decoder)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmt.config import DecodingConfig, ModelConfig
+from nmt.config import AnyDecoder, AnyEncoder, DecodingConfig, ModelConfig
 from nmt.data.batching import collate, pad
 from nmt.decoding.beam import beam_search
 from nmt.decoding.constraints import met
@@ -20,6 +20,7 @@ from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.request import Source
 from nmt.decoding.scoring import evaluating, score, token_log_probabilities
 from nmt.models import Seq2Seq, build
+from tests.models.pairings import kinds
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 VOCABULARY = 24
@@ -52,6 +53,11 @@ def model_of(encoder: str, decoder: str) -> Seq2Seq:
 @pytest.fixture(params=[(encoder, decoder) for encoder in ENCODERS for decoder in DECODERS], ids="-".join)
 def model(request: pytest.FixtureRequest) -> Seq2Seq:
     return model_of(*request.param)
+
+
+def test_every_encoder_and_every_decoder_is_here() -> None:
+    assert set(ENCODERS) == kinds(AnyEncoder)
+    assert set(DECODERS) == kinds(AnyDecoder)
 
 
 def sentences() -> list[list[int]]:

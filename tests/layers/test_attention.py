@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 
 from nmt.config import GruDecoder, LstmDecoder
+from nmt.config import Score as ScoreName
 from nmt.layers.attention import (
     AdditiveScore,
     DotScore,
@@ -41,6 +42,10 @@ SCORES: dict[str, tuple[Callable[[], Score], int, Callable[[Any, Tensor, Tensor]
     "scaled-dot": (ScaledDotScore, WIDTH, lambda _, query, state: torch.dot(query, state) / math.sqrt(WIDTH)),
     "general": (lambda: GeneralScore(WIDTH, STATE_WIDTH), STATE_WIDTH, general),
 }
+
+
+def test_every_score_has_its_formula_here() -> None:
+    assert set(SCORES) == set(get_args(ScoreName))
 
 
 @pytest.mark.parametrize("name", SCORES)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -58,6 +58,11 @@ DECODERS: dict[str, dict[str, Any]] = {
     "lstm": {**LSTM, "width": 6, "attention": "general"},
     "transformer": TRANSFORMER,
 }
+
+
+def kinds(union: Any) -> set[str]:
+    """What the members of a recipe's union, such as ``AnyEncoder``, are called there."""
+    return {get_args(member.model_fields["type"].annotation)[0] for member in get_args(union)}
 
 
 def _config(encoder: Mapping[str, Any], decoder: Mapping[str, Any], **rest: Any) -> ModelConfig:

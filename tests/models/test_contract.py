@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import itertools
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from nmt.config import ModelConfig
+from nmt.config import AnyDecoder, AnyEncoder, ModelConfig, Score, TransformerDecoder
 from nmt.data.batching import Batch
 from nmt.models import Decoder, Encoder, Memory, Seq2Seq, State, Step
 from tests.models.pairings import (
@@ -22,9 +23,11 @@ from tests.models.pairings import (
     TARGET_VOCABULARY,
     UNK,
     default_dtype,
+    kinds,
     new_batch,
     new_model,
 )
+from tests.training.recipes import PAIRINGS as TRAINED
 
 every = pytest.mark.parametrize("name", PAIRINGS)
 each_of_nine = pytest.mark.parametrize("name", NINE)
@@ -46,6 +49,18 @@ def walk(model: Seq2Seq, target: Tensor, state: Any, memory: Any) -> tuple[Tenso
         steps.append(model.decoder.step(tokens, state, memory))
         state = steps[-1].state
     return torch.stack([step.features for step in steps], 1), torch.stack([step.attention for step in steps], 1), state
+
+
+def test_every_encoder_and_every_decoder_is_among_the_pairings() -> None:
+    every_pairing = set(itertools.product(kinds(AnyEncoder), kinds(AnyDecoder)))
+    assert {(config.encoder.type, config.decoder.type) for config in NINE.values()} == every_pairing
+    assert set(TRAINED) >= every_pairing
+
+
+def test_every_score_is_under_either_recurrent_decoder() -> None:
+    decoders = [config.decoder for config in PAIRINGS.values()]
+    tried = {(one.type, one.attention) for one in decoders if not isinstance(one, TransformerDecoder)}
+    assert tried == set(itertools.product(kinds(AnyDecoder) - {"transformer"}, get_args(Score)))
 
 
 # ------------------------------------------------------------------------------------------------ two roads, one answer
