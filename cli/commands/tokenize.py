@@ -92,7 +92,13 @@ def encode(
     ids: Numbers = False,
     sampling: Annotated[
         float,
-        typer.Option("--sampling", min=0.0, max=1.0, help="Cut at random, as tokenizer.sampling in a recipe does."),
+        typer.Option(
+            "--sampling",
+            envvar="NMT_TOKENIZE_SAMPLING",
+            min=0.0,
+            max=1.0,
+            help="Cut at random, as tokenizer.sampling in a recipe does.",
+        ),
     ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Another seed, other cuts; each line's are its own.")] = 1,
     on_bad_bytes: OnBadBytes = "error",

@@ -172,9 +172,9 @@ def evaluate_run(
 
     The translations are kept in ``output``, by default in the run folder's ``evaluations``, and the scores beside them,
     with .json behind the name, unless that is a pipe or a device. Other scores of the same translations stay there.
-    ``which`` names the checkpoint, ``decoding`` overrides the recipe's search, ``track`` may watch the translations on
-    their way. Raises CheckpointError for a checkpoint that is not there, ConfigError for a tokenisation that is not,
-    NmtError where ``output`` cannot be written.
+    ``which`` names the checkpoint, ``decoding`` overrides the recipe's search as in ``Translator.load``, ``track`` may
+    watch the translations on their way. Raises CheckpointError for a checkpoint that is not there, ConfigError for a
+    tokenisation that is not, NmtError where ``output`` cannot be written.
     """
     from nmt.decoding.translator import Translator
 
@@ -185,7 +185,8 @@ def evaluate_run(
     model = sign_model(run, checkpoint)
     translator = Translator.load(run.folder, which=checkpoint.name, device=device, **decoding)
     of = held_out.name if held_out.split is not None else f"{held_out.name}-{held_out.digest}"
-    unlike = _unlike(translator.decoding, run.recipe.decoding, of_precision="precision" in decoding)
+    asked = {*decoding, *decoding.get("wishes", ())}
+    unlike = _unlike(translator.decoding, run.recipe.decoding, of_precision="precision" in asked)
     name = ".".join([of, checkpoint.name, f"beam{translator.decoding.beam}", *unlike])
     path = output or run.folder / "evaluations" / f"{name}.hyp"
     beside = scores_of(path) if output else path.with_suffix(".json")

@@ -58,6 +58,16 @@ def run(untrained_run: Path, tmp_path: Path) -> Path:
 # ---------------------------------------------------------------------------------------------------------- files alone
 
 
+def test_variables_for_a_run_are_passed_over(
+    hypotheses: Path, reference: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = nmt("evaluate", "--hypotheses", hypotheses, "--reference", reference)
+    for name, value in {"DATA": "nowhere", "OUTPUT": "out", "SEED": "7", "SPLIT": "valid"}.items():
+        monkeypatch.setenv(f"NMT_{name}", value)
+    assert nmt("evaluate", "--hypotheses", hypotheses, "--reference", reference) == plain
+    assert plain[0] == 0
+
+
 @pytest.mark.parametrize("flags", [[], ["--lowercase"], ["--tokenize", "none"], ["--tokenize", "char"]])
 def test_prints_what_sacrebleu_prints(flags: list[str], hypotheses: Path, reference: Path, nmt: Nmt) -> None:
     files = [str(reference), "-i", str(hypotheses)]
