@@ -65,7 +65,7 @@ def align(
     reverse: Annotated[
         Path | None,
         typer.Option(
-            "--reverse", metavar="RUN", help="A run that translates the other way: join both directions."
+            "--reverse", metavar="RUN", help="A run that translates the other way, with its best model: join both."
         ),
     ] = None,
     symmetrize: Annotated[
@@ -129,6 +129,8 @@ def align(
     use_threads(threads)
     opened = Run.open(run)
     chosen = opened.checkpoint(checkpoint)
+    if reverse is not None:
+        Run.open(reverse)  # what is none is told by its name, and before the first model is loaded
     with loading():
         asked = as_given(search)
         if target is not None:
@@ -215,6 +217,8 @@ def _read(
     sources = read(source)
     targets = None if target is None else read(target)
     golds = None if gold is None else read(gold)
+    if gold is not None and not sources:
+        raise DataError(f"{source}: there are no lines to score")
     for path, lines in ((target, targets), (gold, golds)):
         if lines is not None and len(lines) != len(sources):
             raise DataError(
