@@ -131,7 +131,7 @@ def test_an_unforeseen_error_asks_for_a_report(tmp_path: Path) -> None:
     code = (
         "import sys, nmt_cli.main as m, nmt.config as c\n"
         "def broken(*_): raise RuntimeError('first\\nsecond')\n"
-        "c.load_recipe = broken\n"
+        "c.recipe_text = broken\n"
         "sys.exit(m.main(['config', 'x.toml']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -144,7 +144,7 @@ def test_how_an_exception_ends_the_command(raised: str, code: int) -> None:
     program = (
         "import sys, nmt_cli.main as m, nmt.config as c\n"
         f"def broken(*_): raise {raised}\n"
-        "c.load_recipe = broken\n"
+        "c.recipe_text = broken\n"
         "sys.exit(m.main(['config', 'x.toml']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -159,7 +159,7 @@ def test_memory_that_does_not_suffice_says_what_to_make_smaller(raised: str) -> 
     program = (
         "import sys, nmt_cli.main as m, nmt.config as c\n"
         f"def broken(*_): raise {raised}\n"
-        "c.load_recipe = broken\n"
+        "c.recipe_text = broken\n"
         "sys.exit(m.main(['config', 'x.toml']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
