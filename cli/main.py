@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -179,6 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process.is_ours = arguments is None
     console.settings.quiet = False
     console.settings.debug = _is_on(os.environ.get("NMT_DEBUG", ""))
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # UTF-8 whatever the terminal's is, as lines are, and any path's name
+            stream.reconfigure(encoding="utf-8", errors=errors)
     if not _open_standard_streams():
         console.error("standard output is closed: there is nowhere to write to")
         return 1

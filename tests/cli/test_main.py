@@ -284,6 +284,17 @@ def test_no_variable_is_of_two_kinds() -> None:
     assert "[env var: NMT_SCORE_NBEST]" in " ".join(nmt("score", "--help").stdout.split())
 
 
+def test_output_is_utf8_whatever_the_terminals_encoding(tmp_path: Path) -> None:
+    recipe = tmp_path / "r\u0153.toml"
+    recipe.write_text("[training]\nmax_steps = 7\n")
+    for encoding in ("latin-1", "ascii"):
+        done = nmt("config", str(recipe), extra={"PYTHONIOENCODING": encoding})
+        assert (done.returncode, done.stderr) == (0, "")
+        assert str(recipe) in done.stdout
+    done = nmt("config", str(tmp_path / "\u0153.toml"), extra={"PYTHONIOENCODING": "ascii"})
+    assert done.stderr.startswith(f"nmt: error: {tmp_path}/\u0153.toml: the recipe cannot be read")
+
+
 @pytest.mark.parametrize("value", ["0", "false", "No", "OFF", ""])
 def test_debugging_can_be_switched_off_by_its_variable(tmp_path: Path, value: str) -> None:
     done = nmt("config", str(tmp_path / "missing.toml"), extra={"NMT_DEBUG": value})
