@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from nmt.errors import ConfigError
 from nmt.files import check_writable
 from nmt_cli import console
 from nmt_cli.continuing import refuse_inputs, whole_output
+from nmt_cli.options import by_hand
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines
 
 __all__ = ["tokenize"]
@@ -106,6 +108,7 @@ def encode(
     """Cut lines into pieces, with spaces in between; a line in gives a line out."""
     from nmt.data.tokenizer import Tokenizer, find_model
 
+    _check_side(model)
     tokenizer = Tokenizer.load(find_model(model, side))
     with whole_output(output, inputs=[input], resumable=False) as writer:
         for number, line in enumerate(input_lines(input, on_bad_bytes=on_bad_bytes)):
@@ -125,8 +128,15 @@ def decode(
     """Put pieces with spaces in between together again; a line in gives a line out."""
     from nmt.data.tokenizer import Tokenizer, find_model
 
+    _check_side(model)
     tokenizer = Tokenizer.load(find_model(model, side))
     name = "stdin" if input == STANDARD else str(input)
     with whole_output(output, inputs=[input], resumable=False) as writer:
         for number, line in enumerate(input_lines(input, on_bad_bytes=on_bad_bytes), 1):
             writer.write(tokenizer.join(line.split(" "), numbers=ids, where=f"{name}:{number}"))
+
+
+def _check_side(model: Path) -> None:
+    """Raise ConfigError for --side where there is one tokenizer."""
+    if model.is_file() and by_hand("side"):
+        raise ConfigError(f"--side is about a run folder: {model} is one tokenizer; leave it out")
