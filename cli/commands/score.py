@@ -91,7 +91,7 @@ def score(
             "--length-penalty and --alpha are about normalised scores: ask for --normalize or --json, without --summary"
         )
     inputs = [path for path in (source, target, nbest) if path is not None] or [input]
-    _check(source, target, nbest)
+    _check(source, target, nbest, input)
     _check_form(nbest is not None, feature, summary=summary, json=json)
     texts = _Texts(source, target, nbest or input, on_bad_bytes)
 
@@ -122,13 +122,13 @@ def score(
         console.note(f"cut off, being too long: {scorer.num_cut} of {scorer.num_scored} pairs")
 
 
-def _check(source: Path | None, target: Path | None, nbest: Path | None) -> None:
+def _check(source: Path | None, target: Path | None, nbest: Path | None, input: Path) -> None:
     """Raise ConfigError for files that do not go together."""
     if target is not None and nbest is not None:
         raise ConfigError("--target and --nbest both have the translations: give one of them")
     if (source is None) != (target is None and nbest is None):
         raise ConfigError("--source goes with --target or --nbest; without them, pairs are read from --input")
-    if source is not None and by_hand("input"):
+    if source is not None and input != STANDARD and by_hand("input"):
         raise ConfigError("--input has source and target in one file: leave out --source, or --input")
     if [source, target, nbest].count(STANDARD) > 1:
         raise ConfigError("only one file can be standard input")
