@@ -1,4 +1,7 @@
-"""Options that several verbs take, each declared once."""
+"""Options that several verbs take, each declared once.
+
+And which options of the verb that is running were given by hand, as opposed to by the environment.
+"""
 
 from __future__ import annotations
 
