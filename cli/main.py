@@ -4,7 +4,9 @@ A verb is loaded when it is used, so that ``nmt --help`` imports no torch and a 
 write ``cli/commands/<verb>.py`` and add it to :data:`VERBS`. A verb imports heavy modules inside its function.
 
 Every option of every verb is also an environment variable: ``--batch-size`` is ``NMT_BATCH_SIZE``. The flag goes
-before the variable, the variable before the recipe, the recipe before the defaults.
+before the variable, the variable before the recipe, the recipe before the defaults. A variable is for all verbs that
+have the option, and passed over where it has no say; an option that is another thing than one of the same name in
+another verb has a variable of its own, which its declaration and the help name (``NMT_SCORE_NBEST``).
 
 Exit codes: those of :mod:`nmt.errors`; 2 for a command that was written wrongly; 130 for SIGINT; 141 where the reader
 of the output closed the pipe; 1 where the output cannot be written or something unforeseen happens.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -31,6 +34,7 @@ import nmt
 from nmt.errors import NmtError, is_out_of_memory
 from nmt_cli import console
 from nmt_cli.loading import process
+from nmt_cli.options import note_by_hand
 
 __all__ = ["VERBS", "app", "main"]
 
@@ -126,7 +130,7 @@ def load_verb(name: str) -> Any:
     if isinstance(verb, typer.Typer):
         group = typer.main.get_group(verb)
         group.name = name
-        for command in group.commands.values():
+        for command in (group, *group.commands.values()):
             _equip(command)
         return group
     single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=app.info.context_settings)
@@ -137,7 +141,7 @@ def load_verb(name: str) -> Any:
 
 
 def _equip(command: Any) -> None:
-    """Give a command the shared flags, and all its options their environment variables."""
+    """Give a command the shared flags, all its options environment variables, and word of what was given by hand."""
     shared = typer.Typer(add_completion=False)
     shared.command()(_share)
     names = {parameter.name for parameter in command.params}
@@ -150,6 +154,13 @@ def _equip(command: Any) -> None:
         if parameter.param_type_name == "option" and not parameter.envvar:
             parameter.envvar = f"NMT_{max(parameter.opts, key=len).lstrip('-').replace('-', '_').upper()}"
             parameter.show_envvar = False
+    invoke = command.invoke
+
+    def invoke_knowing(context: Any) -> Any:
+        note_by_hand(context)
+        return invoke(context)
+
+    command.invoke = invoke_knowing
 
 
 def _share(quiet: Quiet = False, debug: Debug = False) -> None:
@@ -168,7 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Nothing that a user can do ends in a traceback."""
     process.is_ours = arguments is None
     console.settings.quiet = False
-    console.settings.debug = bool(os.environ.get("NMT_DEBUG"))
+    console.settings.debug = _is_on(os.environ.get("NMT_DEBUG", ""))
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # UTF-8 whatever the terminal's is, as lines are, and any path's name
+            stream.reconfigure(encoding="utf-8", errors=errors)
     if not _open_standard_streams():
         console.error("standard output is closed: there is nowhere to write to")
         return 1
@@ -195,6 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if process.has_loaded:
         process.keep()
     return ending.code
+
+
+def _is_on(value: str) -> bool:
+    """Whether a flag's variable switches it on, by the words that flags are read by."""
+    return value.strip().lower() not in ("", "0", "false", "f", "no", "n", "off")
 
 
 @dataclass(frozen=True)

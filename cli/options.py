@@ -1,10 +1,13 @@
-"""Options that several verbs take, each declared once."""
+"""Options that several verbs take, each declared once.
+
+And which options of the verb that is running were given by hand, as opposed to by the environment.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +23,9 @@ __all__ = [
     "Settings",
     "StoreFolder",
     "Threads",
+    "by_hand",
     "check_force",
+    "note_by_hand",
     "read_recipe",
     "use_threads",
 ]
@@ -37,10 +42,28 @@ StoreFolder = Annotated[
     Path | None, typer.Option("--store", metavar="DIR", help="Where token ids are kept from run to run.")
 ]
 Checkpoint = Annotated[
-    str, typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000.")
+    str, typer.Option("--checkpoint", metavar="NAME", help="best, or a model of RUN by name, such as step-3000.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")]
+
+_by_hand: set[str] = set()
+"""Which parameters of the verb that is running were given on the command line."""
+
+
+def note_by_hand(context: Any) -> None:
+    """Take note of which parameters of a verb were given on the command line; it is about to run."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    _by_hand.clear()
+    _by_hand.update(name for name, source in sources.items() if source and source.name == "COMMANDLINE")
+
+
+def by_hand(*names: str) -> list[str]:
+    """Which of these options of the verb that is running were given on the command line, as flags are written.
+
+    For checks of options that would have no say: what the environment says may be meant for other verbs.
+    """
+    return [f"--{name.rstrip('_').replace('_', '-')}" for name in names if name in _by_hand]
 
 
 def read_recipe(path: Path, settings: Sequence[str], data: Path | None) -> Recipe:
@@ -62,5 +85,5 @@ def use_threads(number: int) -> None:
 
 def check_force(force: bool, resume: bool) -> None:
     """Raise ConfigError for --force without --resume, which would have no say."""
-    if force and not resume:
+    if force and not resume and by_hand("force"):
         raise ConfigError("--force is about resuming: give --resume too, or leave it out")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Optional, TypeVar, cast
 
 import typer
 from annotated_types import Ge
 
 from nmt.config import DecodingConfig
+from nmt_cli.options import by_hand
 
-__all__ = ["HELP", "by_hand", "with_search_flags"]
+__all__ = ["HELP", "as_given", "with_search_flags"]
 
 HELP = {
     "beam": "Hypotheses kept in search; 1 is greedy.",
@@ -39,9 +40,6 @@ HELP = {
     "precision": "The type of weights: auto goes by the processor and the size of the model; float32 rounds nothing.",
 }
 
-_by_hand: set[str] = set()
-"""Which parameters of the verb that is running were given on the command line."""
-
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
 
@@ -65,15 +63,11 @@ def with_search_flags(*names: str, but: Collection[str] = ()) -> Callable[[Verb]
         ]
 
         @functools.wraps(verb)
-        def equipped(*args: Any, context: typer.Context, **given: Any) -> None:
-            sources = {name: context.get_parameter_source(name) for name in context.params}
-            _by_hand.clear()
-            _by_hand.update(name for name, source in sources.items() if source and source.name == "COMMANDLINE")
+        def equipped(*args: Any, **given: Any) -> None:
             search = {name: given.pop(name) for name in chosen if name in given}
             verb(*args, **given, **{name: value for name, value in search.items() if value is not None})
 
-        whole = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        parameters = [*own, *flags, whole]
+        parameters = [*own, *flags]
         equipped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         equipped.__annotations__ = {one.name: one.annotation for one in parameters}
         return cast(Verb, equipped)
@@ -81,12 +75,14 @@ def with_search_flags(*names: str, but: Collection[str] = ()) -> Callable[[Verb]
     return equip
 
 
-def by_hand(*names: str) -> list[str]:
-    """Which of these options of a verb with search flags were given on the command line, as flags are written.
+def as_given(search: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of search as a model is loaded with them: what the environment says is a wish.
 
-    For checks of options that would have no say: what the environment says may be meant for other verbs.
+    An option that has no say is refused where it was given by hand; a wish, which may be meant for other verbs, is
+    passed over.
     """
-    return [f"--{name.rstrip('_').replace('_', '-')}" for name in names if name in _by_hand]
+    said = {name: value for name, value in search.items() if by_hand(name)}
+    return {**said, "wishes": {name: value for name, value in search.items() if name not in said}}
 
 
 def _annotation(name: str) -> Any:

@@ -304,13 +304,13 @@ class Checkpoint:
 class Run:
     """A run folder: its recipe, its tokenizers and its models."""
 
-    def __init__(self, folder: Path, recipe: Recipe, tokenizers: Tokenizers) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str, recipe: Recipe, tokenizers: Tokenizers) -> None:
+        self.folder = Path(folder)
         self.recipe = recipe
         self.tokenizers = tokenizers
 
     @staticmethod
-    def create(folder: Path, recipe: Recipe, tokenizers: Tokenizers) -> Run:
+    def create(folder: Path | str, recipe: Recipe, tokenizers: Tokenizers) -> Run:
         """Begin a run: the folder and the files that stand in it from the first minute on."""
         run = Run(folder, recipe, tokenizers)
         run.write()
@@ -342,12 +342,13 @@ class Run:
         return [name for name in (*WRITTEN, MANIFEST) if (folder / name).exists()]
 
     @staticmethod
-    def open(folder: Path) -> Run:
+    def open(folder: Path | str) -> Run:
         """The run in ``folder``.
 
         Raises CheckpointError where there is none, where a file is missing or damaged, or where it was written by a
         newer version.
         """
+        folder = Path(folder)
         if folder.is_file():
             raise CheckpointError(f"{folder}: a file, not a run folder; text is named by an option, see --help")
         if not folder.is_dir():

@@ -660,17 +660,21 @@ class Recipe(Frozen):
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in ``path`` with ``key=value`` overrides applied.
 
     Raises ConfigError for a file that cannot be read, is not TOML, or says something that a recipe cannot say.
     """
+    return parse_recipe(recipe_text(path), name=str(path), overrides=overrides)
+
+
+def recipe_text(path: Path | str) -> str:
+    """What is written in a recipe. Raises ConfigError for a file that cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{path}: the recipe cannot be read: {reason}") from error
-    return parse_recipe(text, name=str(path), overrides=overrides)
 
 
 def parse_recipe(text: str, *, name: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:

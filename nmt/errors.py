@@ -15,6 +15,8 @@ A message is one line that says what is wrong, where (``file:line`` or the recip
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -23,6 +25,7 @@ __all__ = [
     "Interrupted",
     "NmtError",
     "TrainingError",
+    "check_choice",
     "is_out_of_memory",
 ]
 
@@ -46,6 +49,12 @@ class ConfigError(NmtError):
     """A recipe, an option or a flag that cannot be used as it stands."""
 
     exit_code = 2
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ConfigError for the argument ``name`` where it is none of its ``choices``."""
+    if value not in choices:
+        raise ConfigError(f"{name} {value!r}: say one of {', '.join(choices)}")
 
 
 class DataError(NmtError):

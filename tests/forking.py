@@ -135,6 +135,7 @@ def become(program: str, arguments: Sequence[str], folder: str, environment: dic
     if environment.get("PYTHONFAULTHANDLER"):
         faulthandler.enable()
     sys.executable = program
+    take_streams(environment.get("PYTHONIOENCODING", "utf-8"))
     code: object = 0
     try:
         python(arguments[1:] if arguments[0] == "-u" else arguments)
@@ -152,6 +153,15 @@ def become(program: str, arguments: Sequence[str], folder: str, environment: dic
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def take_streams(encoding: str) -> None:
+    """Open what is standard input, output and error by now: Python did that for others, which may have been files."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        errors = "backslashreplace" if name == "stderr" else None
+        stream = open(number, mode, 1 if number == 2 else -1, encoding, errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def python(arguments: Sequence[str]) -> None:

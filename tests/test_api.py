@@ -63,3 +63,46 @@ def test_the_example_of_the_package_runs(untrained_run: Path, capsys: pytest.Cap
     assert lines[1:] == [f"{one.log_probability:.2f} {one.text}" for one in expected.hypotheses] + [
         str(sorted(nmt.LinkRule()(nmt.Alignment.of(expected))))
     ]
+
+
+def test_paths_may_be_strings(untrained_run: Path, tmp_path: Path) -> None:
+    run = nmt.Run.open(str(untrained_run))
+    assert run.folder == untrained_run
+    assert run.best().folder.parent == untrained_run / "models"
+    assert nmt.load_recipe(str(untrained_run / "recipe.toml")) == run.recipe
+    nmt.Tokenizer.load(str(untrained_run / "source.model")).save(str(tmp_path / "copy.model"))
+    assert (tmp_path / "copy.model").read_bytes() == (untrained_run / "source.model").read_bytes()
+    nmt.Run.create(str(tmp_path / "run"), run.recipe, run.tokenizers)
+    assert nmt.Run.open(tmp_path / "run").recipe == run.recipe
+    session = nmt.Session(str(tmp_path / "run"), store=str(tmp_path / "store"))
+    assert session == nmt.Session(tmp_path / "run", store=tmp_path / "store")
+    assert session.kept == tmp_path / "store"
+
+
+def test_a_word_that_is_none_is_not_taken_for_another(warm_python: str, untrained_run: Path) -> None:
+    """In a Python that checks no types as tests do."""
+    faults = {
+        "nmt.evaluate(['a'], [['a']], metrics='bleu')": "metrics takes names, and 'bleu' is one: put it into a list",
+        "nmt.evaluate(['a'], [['a']], metrics=['BLEU'])": "metric 'BLEU': say one of bleu, chrf, chrf++, ter",
+        "nmt.evaluate(['a'], [['a']], tokenize='foo')": "tokenize 'foo': say one of none, zh, 13a, intl, char, "
+        "ja-mecab, ko-mecab, spm, flores101, flores200, spBLEU-1K",
+        "nmt.Scorer(translator, on_long='split')": "on_long 'split': say one of error, cut",
+        "nmt.Aligner(translator, units='word')": "units 'word': say one of words, pieces",
+        "nmt.Alignment.of(translation, units='word')": "units 'word': say one of words, pieces",
+        "nmt.LinkRule(method='best')": "method 'best': say one of grow-diag, argmax, mutual, threshold",
+        "nmt.LinkRule(symmetrization='all')": "symmetrization 'all': say one of intersection, union, grow-diag, "
+        "grow-diag-final, grow-diag-final-and",
+    }
+    code = f"""
+import nmt
+translator = nmt.Translator.load({str(untrained_run)!r}, device="cpu")
+translation = next(translator.translate(["the cat"], attention=True))
+for fault in {list(faults)!r}:
+    try:
+        eval(fault)
+        print("nothing")
+    except nmt.ConfigError as error:
+        print(error)
+"""
+    done = subprocess.run([warm_python, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (list(faults.values()), "")

@@ -17,8 +17,8 @@ from nmt.errors import ConfigError, DataError
 from nmt_cli import console
 from nmt_cli.continuing import Output, whole_output
 from nmt_cli.loading import loading
-from nmt_cli.options import Device, Threads, use_threads
-from nmt_cli.searching import by_hand, with_search_flags
+from nmt_cli.options import Checkpoint, Device, Threads, by_hand, use_threads
+from nmt_cli.searching import as_given, with_search_flags
 from nmt_cli.streaming import input_windows
 from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines
 
@@ -45,7 +45,11 @@ def align(
     ] = None,
     format_: Annotated[
         Literal["pharaoh", "soft", "json"],
-        typer.Option("--format", help="Links (0-0 1-2), the matrix (a target word after the other), or JSON lines."),
+        typer.Option(
+            "--format",
+            envvar="NMT_ALIGN_FORMAT",
+            help="Links (0-0 1-2), the matrix (a target word after the other), or JSON lines.",
+        ),
     ] = "pharaoh",
     method: Annotated[
         Method,
@@ -60,7 +64,9 @@ def align(
     ] = 0.3,
     reverse: Annotated[
         Path | None,
-        typer.Option("--reverse", metavar="RUN", help="A run that translates the other way: join both directions."),
+        typer.Option(
+            "--reverse", metavar="RUN", help="A run that translates the other way, with its best model: join both."
+        ),
     ] = None,
     symmetrize: Annotated[
         Symmetrization, typer.Option("--symmetrize", help="How the links of both directions are joined.")
@@ -88,10 +94,7 @@ def align(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     output: OutputFile = STANDARD,
-    checkpoint: Annotated[
-        str,
-        typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000."),
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
@@ -126,10 +129,13 @@ def align(
     use_threads(threads)
     opened = Run.open(run)
     chosen = opened.checkpoint(checkpoint)
+    if reverse is not None:
+        Run.open(reverse)  # what is none is told by its name, and before the first model is loaded
     with loading():
+        asked = as_given(search)
         if target is not None:
-            search["precision"] = "auto"  # the recipe's is for search, which forced translations need none of
-        aligner = Aligner.load(run, units=units, which=chosen.name, device=device, **search)
+            asked["precision"] = "auto"  # the recipe's is for search, which forced translations need none of
+        aligner = Aligner.load(run, units=units, which=chosen.name, device=device, **asked)
         backward = None if reverse is None else Aligner.load(reverse, device=device, precision="auto")
     rule = LinkRule(method, threshold, symmetrize)
     report = Report(
@@ -211,6 +217,8 @@ def _read(
     sources = read(source)
     targets = None if target is None else read(target)
     golds = None if gold is None else read(gold)
+    if gold is not None and not sources:
+        raise DataError(f"{source}: there are no lines to score")
     for path, lines in ((target, targets), (gold, golds)):
         if lines is not None and len(lines) != len(sources):
             raise DataError(

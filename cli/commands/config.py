@@ -22,15 +22,16 @@ def config(
 
     Defaults are filled in and --set is applied, so what is printed is the recipe that training would go by.
     """
-    from nmt.config import load_recipe
+    from nmt.config import parse_recipe, recipe_text
 
     overrides = set_ or []
-    loaded = load_recipe(recipe, overrides)
+    text = recipe_text(recipe)  # once: a pipe has it no second time
+    loaded = parse_recipe(text, name=str(recipe), overrides=overrides)
     if json:
         typer.echo(loaded.model_dump_json(indent=2))
         return
     by_variable = str(context.get_parameter_source("set_")).endswith("ENVIRONMENT")
-    origins = dict.fromkeys(_keys(tomllib.loads(recipe.read_text(encoding="utf-8-sig"))), str(recipe))
+    origins = dict.fromkeys(_keys(tomllib.loads(text)), str(recipe))
     for override in overrides:
         replaced = override.partition("=")[0].strip()
         origins = {key: origin for key, origin in origins.items() if not f"{key}.".startswith(f"{replaced}.")}

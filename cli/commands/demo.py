@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nmt_cli import console
-from nmt_cli.options import Settings, use_threads
+from nmt_cli.options import Settings, Threads, use_threads
 
 if TYPE_CHECKING:
     from nmt.demo import Demonstration
@@ -30,10 +30,7 @@ def demo(
             "--pairs", metavar="N", min=1, help="How many pairs to train on; 20000, where none are there yet."
         ),
     ] = None,
-    threads: Annotated[
-        int,
-        typer.Option("--threads", min=0, help="Processor threads; 0 is all. Models this small are quickest on one."),
-    ] = 1,
+    threads: Threads = 1,  # models this small are quickest on one
     set_: Settings = None,
 ) -> None:
     """Train on the embedded English-French corpus, translate unseen sentences, score, and draw what is attended to.

@@ -14,8 +14,8 @@ from nmt.evaluation.metrics import ALL_METRICS, MetricName, Tokenization
 from nmt_cli import console
 from nmt_cli.continuing import refuse_inputs
 from nmt_cli.loading import loading
-from nmt_cli.options import Device, Threads, use_threads
-from nmt_cli.searching import by_hand, with_search_flags
+from nmt_cli.options import Checkpoint, Device, Threads, by_hand, use_threads
+from nmt_cli.searching import as_given, with_search_flags
 from nmt_cli.streaming import WholeLines
 from nmt_cli.streams import STANDARD, OnBadBytes, input_lines
 
@@ -67,10 +67,7 @@ def evaluate(
             help="Keep the translations here, the scores beside them as FILE.json; in the run folder, by default.",
         ),
     ] = None,
-    checkpoint: Annotated[
-        str,
-        typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000."),
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
@@ -121,7 +118,7 @@ def evaluate(
                 device=device,
                 output=output,
                 track=lambda items, total: console.track(items, "translating", total, unit="sentences"),
-                **search,
+                **as_given(search),
             )
         console.note(f"translations: {result.translations}")
     cuts_words = any(score.name == "BLEU" and "|tok:none|" not in score.signature for score in result.scores)
@@ -165,27 +162,28 @@ def _check(
     output: Path | None,
 ) -> None:
     """Raise ConfigError for files that do not go together."""
-    inputs = [path for path in (source, hypotheses, *references) if path is not None]
     if (run is None) == (hypotheses is None):
         raise ConfigError("give a RUN to translate with, or --hypotheses to score: one of them")
     if hypotheses is not None and not references:
         raise ConfigError("--hypotheses needs a --reference to be compared with")
-    if hypotheses is not None and (source is not None or data is not None or output is not None):
+    if hypotheses is not None and by_hand("source", "data", "output"):
         raise ConfigError("--source, --data and --output go with a RUN, not with --hypotheses")
     if run is not None and (source is None) != (not references):
         raise ConfigError("--source and --reference go together; without them the recipe's test set is taken")
-    if source is not None and data is not None:
+    if source is not None and by_hand("data"):
         raise ConfigError("--source and --data both name what to translate: give one of them")
+    inputs = [path for path in (source if hypotheses is None else hypotheses, *references) if path is not None]
     if inputs.count(STANDARD) > 1:
         raise ConfigError("only one file can be standard input")
-    if output is not None and output.suffix == ".json":
+    if hypotheses is not None or output is None:
+        return
+    if output.suffix == ".json":
         raise ConfigError(
             f"--output {output}: name the file of the translations; the scores are kept beside it as .json"
         )
     if output == STANDARD:
         raise ConfigError("--output names a file: standard output is for the scores")
-    if output is not None:
-        refuse_inputs(_written(output), inputs)
+    refuse_inputs(_written(output), inputs)
 
 
 def _written(output: Path) -> tuple[Path, Path]:

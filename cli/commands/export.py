@@ -81,6 +81,9 @@ def _validation_lines(run: Run, on_bad_bytes: OnBadBytes) -> list[str]:
     """The sources of the run's validation set; none where it is gone, which is said."""
     from nmt.evaluation.runs import held_out_split
 
+    if run.recipe.data.valid is None:
+        console.warn("the run's recipe has no validation set: name a text to compare with --source")
+        return []
     try:
         return list(held_out_split(run.recipe, "valid", on_bad_bytes=on_bad_bytes).source)
     except (ConfigError, DataError) as error:

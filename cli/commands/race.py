@@ -17,7 +17,7 @@ def race(
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How often each recipe is trained.")] = 1,
     data: DataFolder = None,
     set_: Settings = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs, table and picture go.")] = Path(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs and the picture go.")] = Path(
         "runs/race"
     ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the race in the folder.")] = False,

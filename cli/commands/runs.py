@@ -28,6 +28,8 @@ def runs(
         try:
             found.append(summarize(path))
         except NmtError as error:
+            if path == folder:
+                raise
             console.warn(f"{error}; it is left out")
     if not paths:
         console.note(f"{folder}: there are no runs in it")

@@ -14,8 +14,8 @@ from nmt.errors import ConfigError, DataError
 from nmt_cli import console
 from nmt_cli.continuing import whole_output
 from nmt_cli.loading import loading
-from nmt_cli.options import Checkpoint, Device, Threads, use_threads
-from nmt_cli.searching import by_hand, with_search_flags
+from nmt_cli.options import Checkpoint, Device, Threads, by_hand, use_threads
+from nmt_cli.searching import as_given, with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines
 
@@ -43,6 +43,7 @@ def score(
         Path | None,
         typer.Option(
             "--nbest",
+            envvar="NMT_SCORE_NBEST",
             metavar="LIST",
             help="In place of --target, n-best lists in Moses form: each line gets a feature more, logprob= x.",
         ),
@@ -67,7 +68,11 @@ def score(
     output: OutputFile = STANDARD,
     on_long: Annotated[
         Literal["error", "cut"],
-        typer.Option("--on-long", help="A pair longer than is read at once: an error, or only its beginning counts."),
+        typer.Option(
+            "--on-long",
+            envvar="NMT_SCORE_ON_LONG",
+            help="A pair longer than is read at once: an error, or only its beginning counts.",
+        ),
     ] = "error",
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
@@ -87,7 +92,7 @@ def score(
         )
     inputs = [path for path in (source, target, nbest) if path is not None] or [input]
     _check(source, target, nbest, input)
-    _check_form(nbest is not None, feature, rerank, normalize=normalize, tokens=tokens, summary=summary, json=json)
+    _check_form(nbest is not None, feature, summary=summary, json=json)
     texts = _Texts(source, target, nbest or input, on_bad_bytes)
 
     with loading():
@@ -99,7 +104,7 @@ def score(
     opened = Run.open(run)
     chosen = opened.checkpoint(checkpoint)
     with loading():
-        scorer = Scorer.load(run, on_long=on_long, which=chosen.name, device=device, **search)
+        scorer = Scorer.load(run, on_long=on_long, which=chosen.name, device=device, **as_given(search))
     if nbest is not None:
         name = feature or "logprob"
         results = rescore(texts.entries(scorer.window, name), scorer, texts.sources, feature=name, rerank=rerank)
@@ -123,24 +128,23 @@ def _check(source: Path | None, target: Path | None, nbest: Path | None, input: 
         raise ConfigError("--target and --nbest both have the translations: give one of them")
     if (source is None) != (target is None and nbest is None):
         raise ConfigError("--source goes with --target or --nbest; without them, pairs are read from --input")
-    if source is not None and input != STANDARD:
+    if source is not None and input != STANDARD and by_hand("input"):
         raise ConfigError("--input has source and target in one file: leave out --source, or --input")
     if [source, target, nbest].count(STANDARD) > 1:
         raise ConfigError("only one file can be standard input")
 
 
-def _check_form(nbest: bool, feature: str | None, rerank: bool, **forms: bool) -> None:
+def _check_form(nbest: bool, feature: str | None, *, summary: bool, json: bool) -> None:
     """Raise ConfigError for what cannot be printed together."""
-    asked = [f"--{name}" for name, wanted in forms.items() if wanted]
-    if nbest and asked:
+    if nbest and (asked := by_hand("normalize", "tokens", "summary", "json")):
         raise ConfigError(f"--nbest writes lists in the form they have: leave out {' and '.join(asked)}")
-    if not nbest and (feature is not None or rerank):
+    if not nbest and by_hand("feature", "rerank"):
         raise ConfigError("--feature and --rerank go with --nbest")
-    if feature is not None and (not feature or any(one.isspace() or one in "=:|" for one in feature)):
+    if nbest and feature is not None and (not feature or any(one.isspace() or one in "=:|" for one in feature)):
         raise ConfigError(f"--feature {feature!r}: a name without spaces, and without =, : and |")
-    if forms["normalize"] and (forms["json"] or forms["summary"]):
+    if (json or summary) and by_hand("normalize"):
         raise ConfigError("--normalize is about plain lines: --json has both scores, and --summary is over tokens")
-    if forms["tokens"] and forms["summary"]:
+    if summary and by_hand("tokens"):
         raise ConfigError("--tokens and --summary are two answers: ask for one of them")
 
 

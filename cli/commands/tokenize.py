@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from nmt.errors import ConfigError
 from nmt.files import check_writable
 from nmt_cli import console
 from nmt_cli.continuing import refuse_inputs, whole_output
+from nmt_cli.options import by_hand
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, input_lines
 
 __all__ = ["tokenize"]
@@ -92,7 +94,13 @@ def encode(
     ids: Numbers = False,
     sampling: Annotated[
         float,
-        typer.Option("--sampling", min=0.0, max=1.0, help="Cut at random, as tokenizer.sampling in a recipe does."),
+        typer.Option(
+            "--sampling",
+            envvar="NMT_TOKENIZE_SAMPLING",
+            min=0.0,
+            max=1.0,
+            help="Cut at random, as tokenizer.sampling in a recipe does.",
+        ),
     ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Another seed, other cuts; each line's are its own.")] = 1,
     on_bad_bytes: OnBadBytes = "error",
@@ -100,6 +108,7 @@ def encode(
     """Cut lines into pieces, with spaces in between; a line in gives a line out."""
     from nmt.data.tokenizer import Tokenizer, find_model
 
+    _check_side(model)
     file = find_model(model, side)
     tokenizer = Tokenizer.load(file)
     with whole_output(output, inputs=[input, file], resumable=False) as writer:
@@ -120,9 +129,16 @@ def decode(
     """Put pieces with spaces in between together again; a line in gives a line out."""
     from nmt.data.tokenizer import Tokenizer, find_model
 
+    _check_side(model)
     file = find_model(model, side)
     tokenizer = Tokenizer.load(file)
     name = "stdin" if input == STANDARD else str(input)
     with whole_output(output, inputs=[input, file], resumable=False) as writer:
         for number, line in enumerate(input_lines(input, on_bad_bytes=on_bad_bytes), 1):
             writer.write(tokenizer.join(line.split(" "), numbers=ids, where=f"{name}:{number}"))
+
+
+def _check_side(model: Path) -> None:
+    """Raise ConfigError for --side where there is one tokenizer."""
+    if model.is_file() and by_hand("side"):
+        raise ConfigError(f"--side is about a run folder: {model} is one tokenizer; leave it out")

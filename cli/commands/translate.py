@@ -13,8 +13,8 @@ from nmt.errors import ConfigError, DataError
 from nmt_cli import console
 from nmt_cli.continuing import Begun, look_back, whole_output
 from nmt_cli.loading import loading
-from nmt_cli.options import Device, Threads
-from nmt_cli.searching import by_hand, with_search_flags
+from nmt_cli.options import Checkpoint, Device, Threads, by_hand
+from nmt_cli.searching import as_given, with_search_flags
 from nmt_cli.streaming import WholeLines, input_windows, obeying_the_first
 from nmt_cli.streams import STANDARD, InputFile, OnBadBytes, OutputFile, check_input
 
@@ -66,10 +66,7 @@ def translate(
     line_buffered: Annotated[
         bool, typer.Option("--line-buffered", help="Answer each line before the next is read, out of a file too.")
     ] = False,
-    checkpoint: Annotated[
-        str,
-        typer.Option("--checkpoint", metavar="NAME", help="best, or a model of the run by name, such as step-3000."),
-    ] = "best",
+    checkpoint: Checkpoint = "best",
     device: Device = "auto",
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
@@ -86,7 +83,7 @@ def translate(
         from nmt.distributed import joined
         from nmt.formats import Style, is_of, read, render
 
-    if align is None and align_units is not None:
+    if align is None and by_hand("align_units"):
         raise ConfigError("--align-units says what --align links: give that too, such as --align hard")
     units = align_units or "words"
     style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints)
@@ -97,7 +94,7 @@ def translate(
         if is_export(run[0]) and not by_hand("precision"):
             search.pop("precision", None)  # the environment's, for the runs: an export has one of its own
         with loading():
-            translator = Translator.load(*run, which=checkpoint, device=device, threads=threads, **search)
+            translator = Translator.load(*run, which=checkpoint, device=device, threads=threads, **as_given(search))
         attention, words = style.align is not None, style.confidence
         translator.check(nbest or 1, attention=attention)
         name = "stdin" if input == STANDARD else str(input)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, tee
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from nmt.alignment.links import Links, Method, Symmetrization, extract, symmetrize, to_words
 from nmt.data.tokenizer import Tokenizer
 from nmt.decoding.translator import LONGEST, Translation, Translator
-from nmt.errors import ConfigError
+from nmt.errors import ConfigError, check_choice
 
 __all__ = ["Aligner", "Alignment", "LinkRule", "Linked", "Units"]
 
@@ -51,8 +51,9 @@ class Alignment:
     def of(translation: Translation, place: int = 0, *, units: Units = "words") -> Alignment:
         """Where the model looked when it wrote a translation's hypothesis at ``place``, the best one being at 0.
 
-        Raises ConfigError where the translator was not asked for attention.
+        Raises ConfigError where the translator was not asked for attention, and for ``units`` that are none.
         """
+        check_choice("units", units, get_args(Units))
         source = _spelt(units, translation.source_pieces, translation.source, translation.source_words)
         if not translation.hypotheses:
             return _unseen(source, _Side((), ()))
@@ -65,11 +66,18 @@ class Alignment:
 
 @dataclass(frozen=True)
 class LinkRule:
-    """How links are read off attention: see :func:`~nmt.alignment.links.extract` and ``symmetrize``."""
+    """How links are read off attention: see :func:`~nmt.alignment.links.extract` and ``symmetrize``.
+
+    Raises ConfigError for a method or a symmetrization that is none.
+    """
 
     method: Method = "grow-diag"
     threshold: float = 0.3
     symmetrization: Symmetrization = "grow-diag-final-and"
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(Method))
+        check_choice("symmetrization", self.symmetrization, get_args(Symmetrization))
 
     def __call__(self, forward: Alignment, backward: Alignment | None = None) -> Links:
         """The links of an alignment, joined with those of the pair turned round where it is given."""
@@ -106,10 +114,11 @@ class _Side:
 class Aligner:
     """Attention between words by one model; the translator says which, and searches where there is no translation.
 
-    ``num_skipped`` counts the pairs that were too long to be read.
+    ``num_skipped`` counts the pairs that were too long to be read. Raises ConfigError for ``units`` that are none.
     """
 
     def __init__(self, translator: Translator, *, units: Units = "words") -> None:
+        check_choice("units", units, get_args(Units))
         self.translator = translator
         self.units = units
         self.num_skipped = 0

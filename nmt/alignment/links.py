@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 from jaxtyping import Float
@@ -119,6 +119,7 @@ def extract(
         case "threshold":
             targets, sources = np.nonzero((matrix >= threshold) & (matrix > 0))
             return frozenset(zip(sources.tolist(), targets.tolist(), strict=True))
+    assert_never(method)
 
 
 def _best_targets(matrix: Float[np.ndarray, "T_words S_words"]) -> Links:
@@ -147,6 +148,7 @@ def symmetrize(forward: Links, backward: Links, method: Symmetrization = "grow-d
             return frozenset(_final(_grow(forward, backward), forward, backward, both=False))
         case "grow-diag-final-and":
             return frozenset(_final(_grow(forward, backward), forward, backward, both=True))
+    assert_never(method)
 
 
 _NEIGHBOURS = ((-1, 0), (0, -1), (1, 0), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nmt.alignment.aligner import Alignment, Linked
-from nmt.alignment.fonts import script_of
+from nmt.alignment.fonts import choose_fonts, script_of
 from nmt.alignment.links import AlignmentScore, Gold, Links, aer, format_links, format_soft
 from nmt.alignment.plot import PICTURE_FORMATS, draw_attention
 from nmt.errors import ConfigError
@@ -107,7 +107,8 @@ class Report:
 class Pictures:
     """Where pictures go: one file for one line, or a folder with a file a line.
 
-    ``missing`` gathers the characters that no installed font has.
+    ``missing`` gathers the characters that no installed font has. Raises ConfigError for a path that is neither and for
+    a font that is not there.
     """
 
     def __init__(self, path: Path, form: str, *, font: str | None = None) -> None:
@@ -120,6 +121,8 @@ class Pictures:
         if self.is_folder and path.suffix and not path.is_dir():
             known = ", ".join(PICTURE_FORMATS)
             raise ConfigError(f"--plot {path}: a folder, or a file ending in {known}, not in {path.suffix!r}")
+        if font is not None:
+            choose_fonts((), font)  # a font that is not there is told now
 
     def draw(self, number: int, linked: Linked, gold: Gold | None, title: str) -> None:
         """Draw the alignment of line ``number``."""

@@ -84,10 +84,10 @@ class Tokenizer:
         self.pad_id: int = self._processor.pad_id() if self._processor.pad_id() >= 0 else self.unk_id
 
     @classmethod
-    def load(cls, path: Path) -> Tokenizer:
+    def load(cls, path: Path | str) -> Tokenizer:
         """The tokenizer in ``path``. Raises CheckpointError where it cannot be read or is not one."""
         try:
-            model = path.read_bytes()
+            model = Path(path).read_bytes()
         except OSError as error:
             raise CheckpointError(f"{path}: the tokenizer cannot be read: {error.strerror}") from error
         if not model:
@@ -97,10 +97,10 @@ class Tokenizer:
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the model to ``path``, whole or not at all."""
         try:
-            with written_whole(path) as part:
+            with written_whole(Path(path)) as part:
                 part.write_bytes(self._model)
         except OSError as error:
             raise NmtError(f"{path}: the tokenizer cannot be written: {error.strerror}") from error

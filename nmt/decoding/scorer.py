@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -30,7 +30,7 @@ from nmt.data.tokenizer import Tokenizer
 from nmt.decoding.lengths import length_penalty
 from nmt.decoding.scoring import token_log_probabilities
 from nmt.decoding.translator import LONGEST, TOKENS_A_SENTENCE, Translator
-from nmt.errors import DataError, NmtError, is_out_of_memory
+from nmt.errors import DataError, NmtError, check_choice, is_out_of_memory
 
 __all__ = ["OnLong", "PairScore", "Scorer", "Summary"]
 
@@ -104,7 +104,8 @@ class Scorer:
 
     ``num_scored`` counts the pairs so far, ``num_cut`` those of them that were too long and cut.
 
-    Raises ConfigError for a translator that has no model in memory: one of an export, or of several runs.
+    Raises ConfigError for a translator that has no model in memory: one of an export, or of several runs; and for an
+    ``on_long`` that is none.
     """
 
     translator: Translator
@@ -113,6 +114,7 @@ class Scorer:
     num_cut: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        check_choice("on_long", self.on_long, get_args(OnLong))
         self.model = self.translator.model
         engine = self.translator.engine
         self.longest_source, self.longest_target = (

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
@@ -95,10 +96,11 @@ class Translator:
         which: str = "best",
         device: str = "auto",
         threads: int = 0,
+        wishes: Mapping[str, Any] | None = None,
         **decoding: Any,
     ) -> Translator:
         """The translator in a run folder or an export; ``decoding`` overrides what that says of search:
-        ``Translator.load("run", beam=1)``.
+        ``Translator.load("run", beam=1)``. So do ``wishes``, which are passed over where they have no say.
 
         Of several run folders the models translate together (:mod:`nmt.decoding.ensemble`); they have the same
         tokenizers, and the first one's recipe says how to search. ``which`` is ``best``, ``average``, ``step-N`` or
@@ -110,7 +112,7 @@ class Translator:
         """
         folders = [Path(one) for one in (folder, *others)]
         if any(map(is_export, folders)):
-            return _exported(folders, which, device, threads, decoding)
+            return _exported(folders, which, device, threads, decoding, wishes or {})
         import torch
 
         from nmt.checkpoint import Run
@@ -122,7 +124,7 @@ class Translator:
         runs = [Run.open(one) for one in folders]
         check_tokenizers([(str(run.folder), run.tokenizers) for run in runs])
         place = pick_device(device)
-        settings = overridden(runs[0].recipe.decoding, decoding)
+        settings = overridden(runs[0].recipe.decoding, decoding, wishes or {})
         models = [run.load_model(which, device=str(place)) for run in runs]
         model = Ensemble(models) if others else models[0]
         engine = TorchEngine(model, runs[0].tokenizers, place)
@@ -259,7 +261,14 @@ class Translator:
         return self._search(parts[:half], wanted) + self._search(parts[half:], wanted)
 
 
-def _exported(folders: Sequence[Path], which: str, device: str, threads: int, decoding: dict[str, Any]) -> Translator:
+def _exported(
+    folders: Sequence[Path],
+    which: str,
+    device: str,
+    threads: int,
+    decoding: Mapping[str, Any],
+    wishes: Mapping[str, Any],
+) -> Translator:
     """The translator of an export; it has one model and translates alone."""
     if len(folders) > 1:
         raise ConfigError(f"{next(filter(is_export, folders))}: an export translates alone: ensembles are made of runs")
@@ -267,30 +276,41 @@ def _exported(folders: Sequence[Path], which: str, device: str, threads: int, de
     if which != "best":
         raise ConfigError(f"{folder}: an export holds one model, and no checkpoint {which!r}")
     export = Export.open(folder)
-    settings = overridden(export.decoding, decoding)
+    settings = overridden(export.decoding, decoding, wishes)
     return Translator(export.engine(folder, device=device, threads=threads), export.tokenizers, settings)
 
 
-def overridden(decoding: DecodingConfig, changes: dict[str, Any]) -> DecodingConfig:
-    """``decoding`` with some fields changed, checked as a recipe's are.
+def overridden(
+    decoding: DecodingConfig, changes: Mapping[str, Any], wishes: Mapping[str, Any] = MappingProxyType({})
+) -> DecodingConfig:
+    """``decoding`` with some fields changed, checked as a recipe's are; ``wishes`` likewise where they have a say.
 
-    Raises ConfigError for a change that cannot be, or that has no say in what is found.
+    Raises ConfigError for a change that cannot be, or for one of ``changes`` that has no say in what is found.
     """
     base = decoding.model_dump()
-    if changes.get("sampling") or changes.get("mbr", "none") != "none":
+    both = {**wishes, **changes}
+    whole = {**base, **both}
+    if whole["sampling"] or whole["mbr"] != "none":
         base["groups"] = 1  # the recipe's groups are part of the search that this is in place of
+        if "groups" not in changes:
+            both.pop("groups", None)
+    idle = _validated({**base, **both}).idle
+    for name in changes:
+        if name in idle:
+            why = idle[name]
+            raise ConfigError(
+                f"decoding.{name} has no say {why}{'' if ':' in why else ': leave it out, or change that'}"
+            )
+    return _validated({**base, **{name: value for name, value in both.items() if name in changes or name not in idle}})
+
+
+def _validated(fields: Mapping[str, Any]) -> DecodingConfig:
+    """A search of these fields. Raises ConfigError where there is none such."""
     try:
-        changed = DecodingConfig.model_validate({**base, **changes})
+        return DecodingConfig.model_validate(fields)
     except ValidationError as error:
         faults = (
             f"{'.'.join(['decoding', *map(str, one['loc'])])}: {one['msg'].removeprefix('Value error, ')}"
             for one in error.errors()
         )
         raise ConfigError("; ".join(faults)) from error
-    for name in changes:
-        if name in changed.idle:
-            why = changed.idle[name]
-            raise ConfigError(
-                f"decoding.{name} has no say {why}{'' if ':' in why else ': leave it out, or change that'}"
-            )
-    return changed

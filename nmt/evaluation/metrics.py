@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from nmt.errors import ConfigError, DataError
+from nmt.errors import ConfigError, DataError, check_choice
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
@@ -89,9 +89,14 @@ def evaluate(
     """Score ``hypotheses`` against one or more whole sets of ``references``, in the order of ``metrics``.
 
     The options are sacreBLEU's: ``tokenize`` and ``lowercase`` concern BLEU alone, and TER ignores case unless told
-    otherwise. Raises DataError where the number of lines differs or is zero, ConfigError where a tokenisation needs
-    what is not installed.
+    otherwise. Raises DataError where the number of lines differs or is zero, ConfigError for a metric or tokenisation
+    that is none, and where a tokenisation needs what is not installed.
     """
+    if isinstance(metrics, str):
+        raise ConfigError(f"metrics takes names, and {metrics!r} is one: put it into a list")
+    for name in metrics:
+        check_choice("metric", name, ALL_METRICS)
+    check_choice("tokenize", tokenize, get_args(Tokenization))
     _check(hypotheses, references)
     scores = []
     for name in metrics:

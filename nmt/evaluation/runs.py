@@ -100,6 +100,9 @@ def held_out_split(
 
     data = with_folder(recipe.data, folder) if folder is not None else recipe.data
     corpus, own = (one.test if split == "test" else one.valid for one in (data, recipe.data))
+    if corpus is None and folder is not None:
+        languages = f".{recipe.data.source} and .{recipe.data.target}"
+        raise ConfigError(f"--data {folder}: has no {split} files ending in {languages}")
     if corpus is None:
         raise ConfigError(
             f"the recipe has no [data.{split}]: name the text with --source and --reference, or a folder with --data"
@@ -172,9 +175,9 @@ def evaluate_run(
 
     The translations are kept in ``output``, by default in the run folder's ``evaluations``, and the scores beside them,
     with .json behind the name, unless that is a pipe or a device. Other scores of the same translations stay there.
-    ``which`` names the checkpoint, ``decoding`` overrides the recipe's search, ``track`` may watch the translations on
-    their way. Raises CheckpointError for a checkpoint that is not there, ConfigError for a tokenisation that is not,
-    NmtError where ``output`` cannot be written.
+    ``which`` names the checkpoint, ``decoding`` overrides the recipe's search as in ``Translator.load``, ``track`` may
+    watch the translations on their way. Raises CheckpointError for a checkpoint that is not there, ConfigError for a
+    tokenisation that is not, NmtError where ``output`` cannot be written.
     """
     from nmt.decoding.translator import Translator
 
@@ -185,7 +188,8 @@ def evaluate_run(
     model = sign_model(run, checkpoint)
     translator = Translator.load(run.folder, which=checkpoint.name, device=device, **decoding)
     of = held_out.name if held_out.split is not None else f"{held_out.name}-{held_out.digest}"
-    unlike = _unlike(translator.decoding, run.recipe.decoding, of_precision="precision" in decoding)
+    asked = {*decoding, *decoding.get("wishes", ())}
+    unlike = _unlike(translator.decoding, run.recipe.decoding, of_precision="precision" in asked)
     name = ".".join([of, checkpoint.name, f"beam{translator.decoding.beam}", *unlike])
     path = output or run.folder / "evaluations" / f"{name}.hyp"
     beside = scores_of(path) if output else path.with_suffix(".json")
@@ -250,8 +254,9 @@ def _keep(evaluation: Evaluation, path: Path, earlier: tuple[list[str], dict[str
             known = {(score.name, score.signature) for score in evaluation.scores}
             others = [one for one in before.get("scores", []) if (one["name"], one["signature"]) not in known]
             content["scores"] = [score.as_dict() for score in evaluation.scores] + others
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     try:
-        with written_whole(path) as part:
-            part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with written_whole(path) as part:  # of a path that is not UTF-8 this spells bytes as JSON does
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise NmtError(f"{path}: the scores cannot be written: {error.strerror or error}") from error

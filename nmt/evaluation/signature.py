@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from nmt import __version__
@@ -15,13 +16,15 @@ __all__ = ["sign", "sign_model", "sign_search"]
 def sign_model(run: Run, checkpoint: Checkpoint) -> dict[str, str]:
     """The run's name, the checkpoint's, and the beginning of the SHA-256 of its weights.
 
+    Where the name is not UTF-8 it has U+FFFD: a signature is text.
+
     Raises CheckpointError for a checkpoint without a manifest.
     """
     weights = read_json(checkpoint.folder / MANIFEST).get("weights.safetensors")
     if not isinstance(weights, dict):
         raise CheckpointError(f"{checkpoint.folder / MANIFEST}: damaged: it names no weights")
     return {
-        "run": run.folder.resolve().name,
+        "run": os.fsencode(run.folder.resolve().name).decode("utf-8", "replace"),
         "checkpoint": checkpoint.name,
         "weights": str(weights["sha256"])[:12],
         "nmt": __version__,

@@ -40,7 +40,7 @@ from nmt.training.validation import Validator
 __all__ = ["Session", "check", "differences", "train"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Session:
     """Where a recipe is run, and how to begin. ``force`` goes on although the recipe is another than the run's.
 
@@ -54,6 +54,20 @@ class Session:
     device: str = "auto"
     store: Path | None = None
     began: float | None = None
+
+    def __init__(
+        self,
+        folder: Path | str,
+        resume: bool = False,
+        force: bool = False,
+        device: str = "auto",
+        store: Path | str | None = None,
+        began: float | None = None,
+    ) -> None:
+        kept = None if store is None else Path(store)
+        fields = {"folder": Path(folder), "resume": resume, "force": force, "device": device, "store": kept}
+        for name, value in {**fields, "began": began}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def kept(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from nmt.checkpoint import Run, latest_folder, read_json
 from nmt.config import Recipe
-from nmt.errors import CheckpointError, DataError, NmtError
+from nmt.errors import CheckpointError, NmtError
 from nmt.evaluation.metrics import tokenizations
 from nmt.training.report import read_log
 
@@ -48,10 +48,12 @@ class RunSummary:
 def find_runs(folder: Path) -> Iterator[Path]:
     """Every run folder in ``folder``, which may be one itself, in alphabetical order.
 
-    Raises DataError where there is no such folder.
+    Raises CheckpointError where there is no such folder.
     """
+    if folder.is_file():
+        raise CheckpointError(f"{folder}: a file, not a folder of runs or a run folder")
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder")
+        raise CheckpointError(f"{folder}: there is no such folder")
     yield from sorted(path.parent for path in folder.rglob("run.json"))
 
 

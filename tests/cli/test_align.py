@@ -274,9 +274,24 @@ def test_a_run_that_is_not_there(tmp_path: Path, texts: tuple[Path, Path], nmt: 
 
 
 def test_a_font_that_is_not_there(align: Nmt, tmp_path: Path) -> None:
-    code, _, err = align("--plot", tmp_path / "a.png", "--line", 1, "--font", "Nonesuch")
+    code, _, err = align("--plot", tmp_path / "drawn", "--font", "Nonesuch", "-o", tmp_path / "links")
     assert code == 2
     assert "font 'Nonesuch': neither an installed font family nor a font file" in err
+    assert not list(tmp_path.glob("links*")), "told before the work"
+
+
+def test_no_lines_have_no_error_rate(untrained_run: Path, tmp_path: Path, nmt: Nmt) -> None:
+    empty = write(tmp_path / "empty", [])
+    for json_ in ([], ["--json"]):
+        code, out, err = nmt("align", untrained_run, "--source", empty, "--target", empty, "--gold", empty, *json_)
+        assert (code, out, err) == (3, "", f"nmt: error: {empty}: there are no lines to score\n")
+
+
+def test_the_other_direction_is_a_run_too(align: Nmt, tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text("{}")
+    code, out, err = align("--reverse", tmp_path)
+    words = "an export, which nmt translate alone takes: name the run that it is of"
+    assert (code, out, err) == (1, "", f"nmt: error: {tmp_path}: {words}\n")
 
 
 def test_a_copied_run_aligns_the_same(

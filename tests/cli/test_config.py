@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_the_environment_is_named(
     assert main(["config", str(recipe)]) == 0
     found = origins(capsys.readouterr().out)
     assert {key for key, origin in found.items() if origin == "NMT_SET"} == {"training.max_steps", "decoding.beam"}
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="there is no /dev/fd here")
+def test_a_recipe_out_of_a_pipe_says_where_it_came_from_too(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is read twice is empty the second time."""
+    reading, writing = os.pipe()
+    os.write(writing, recipe.read_bytes())
+    os.close(writing)
+    assert main(["config", f"/dev/fd/{reading}"]) == 0
+    os.close(reading)
+    assert origins(capsys.readouterr().out)["training.max_steps"] == f"/dev/fd/{reading}"
 
 
 def test_json(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,16 @@ def run(untrained_run: Path, tmp_path: Path) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------- files alone
+
+
+def test_variables_for_a_run_are_passed_over(
+    hypotheses: Path, reference: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = nmt("evaluate", "--hypotheses", hypotheses, "--reference", reference)
+    for name, value in {"DATA": "nowhere", "OUTPUT": "out", "SEED": "7", "SPLIT": "valid"}.items():
+        monkeypatch.setenv(f"NMT_{name}", value)
+    assert nmt("evaluate", "--hypotheses", hypotheses, "--reference", reference) == plain
+    assert plain[0] == 0
 
 
 @pytest.mark.parametrize("flags", [[], ["--lowercase"], ["--tokenize", "none"], ["--tokenize", "char"]])
@@ -374,6 +385,26 @@ def test_a_run_without_a_set(run: Path, nmt: Nmt, tmp_path: Path) -> None:
     code, _, err = nmt("evaluate", bare.folder)
     assert code == 2
     assert "the recipe has no [data.test]: name the text with --source and --reference, or a folder with --data" in err
+    write(tmp_path / "valid.en", ["a"])
+    write(tmp_path / "valid.fr", ["a"])
+    code, _, err = nmt("evaluate", bare.folder, "--data", tmp_path)
+    assert (code, err) == (2, f"nmt: error: --data {tmp_path}: has no test files ending in .en and .fr\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 elsewhere")
+def test_names_that_are_not_utf8(warm_python: str, run: Path) -> None:
+    """The run's own, and that of the translations; weights are read by a name that is."""
+    folder = run.rename(run.with_name("caf\udce9"))
+    command = [warm_python, "-m", "nmt", "evaluate", ".", "--split", "valid", "--beam", "1", "-o", "th\udce9"]
+    for _ in range(2):  # the second finds the scores of the first
+        done = subprocess.run(
+            command, capture_output=True, cwd=folder, env={**os.environ, "PYTHONIOENCODING": "latin-1"}, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "model|run:caf\ufffd|".encode() in done.stdout
+        assert done.stderr == b"translations: th\\udce9\n"
+        kept = json.loads((folder / "th\udce9.json").read_text(encoding="utf-8"))
+        assert (kept["model"]["run"], kept["translations"]) == ("caf\ufffd", "th\udce9")
 
 
 def test_what_is_not_there(run: Path, tmp_path: Path, nmt: Nmt) -> None:

@@ -92,6 +92,10 @@ def test_the_validation_set_is_what_it_is_checked_on(tmp_path: Path, corpus: Pat
     told = capsys.readouterr()
     assert "the run's validation set cannot be read, name another text with --source" in told.err
     assert "nothing was checked" in told.out
+    bare = run_of(tmp_path / "bare", recipe.model_copy(update={"data": recipe.data.model_validate({})}))
+    assert main(["export", str(bare.folder), "--to", "ctranslate2"]) == 0
+    words = "the run's recipe has no validation set: name a text to compare with --source"
+    assert capsys.readouterr().err == f"nmt: warning: {words}\n"
 
 
 def test_an_export_that_translates_otherwise_is_not_written(

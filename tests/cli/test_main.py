@@ -131,7 +131,7 @@ def test_an_unforeseen_error_asks_for_a_report(tmp_path: Path) -> None:
     code = (
         "import sys, nmt_cli.main as m, nmt.config as c\n"
         "def broken(*_): raise RuntimeError('first\\nsecond')\n"
-        "c.load_recipe = broken\n"
+        "c.recipe_text = broken\n"
         "sys.exit(m.main(['config', 'x.toml']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -144,7 +144,7 @@ def test_how_an_exception_ends_the_command(raised: str, code: int) -> None:
     program = (
         "import sys, nmt_cli.main as m, nmt.config as c\n"
         f"def broken(*_): raise {raised}\n"
-        "c.load_recipe = broken\n"
+        "c.recipe_text = broken\n"
         "sys.exit(m.main(['config', 'x.toml']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -159,7 +159,7 @@ def test_memory_that_does_not_suffice_says_what_to_make_smaller(raised: str) -> 
     program = (
         "import sys, nmt_cli.main as m, nmt.config as c\n"
         f"def broken(*_): raise {raised}\n"
-        "c.load_recipe = broken\n"
+        "c.recipe_text = broken\n"
         "sys.exit(m.main(['config', 'x.toml']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -251,3 +251,59 @@ def test_every_verb_carries_the_shared_flags() -> None:
                 for parameter in each.params
                 if parameter.param_type_name == "option"
             )
+
+
+def test_a_verb_of_verbs_takes_the_shared_flags_itself() -> None:
+    done = nmt("tokenize", "--debug", "encode", "nowhere.model")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    done = nmt("tokenize", "-q", "encode", "nowhere.model")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_no_variable_is_of_two_kinds() -> None:
+    """What is another thing in another verb, by its type or by what may be chosen, has a variable of its own."""
+    from nmt_cli.main import VERBS, load_verb
+
+    kinds: dict[str, set[tuple[str, bool]]] = {}
+    own = set()
+    for verb in VERBS:
+        command = load_verb(verb)
+        for each in getattr(command, "commands", {verb: command}).values():
+            for option in each.params:
+                if option.param_type_name == "option":
+                    kind = str(option.type_descriptor.annotation), option.multiple
+                    kinds.setdefault(option.envvar, set()).add(kind)
+                    if option.envvar != f"NMT_{max(option.opts, key=len).lstrip('-').replace('-', '_').upper()}":
+                        own.add(option.envvar)
+                        assert option.envvar.startswith(f"NMT_{verb.upper()}_")
+                        assert option.show_envvar
+    assert {variable: kind for variable, kind in kinds.items() if len(kind) > 1} == {}
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert own and [variable for variable in own if f"`{variable}`" not in readme] == []
+    assert "[env var: NMT_SCORE_NBEST]" in " ".join(nmt("score", "--help").stdout.split())
+
+
+def test_output_is_utf8_whatever_the_terminals_encoding(tmp_path: Path) -> None:
+    recipe = tmp_path / "r\u0153.toml"
+    recipe.write_text("[training]\nmax_steps = 7\n")
+    for encoding in ("latin-1", "ascii"):
+        done = nmt("config", str(recipe), extra={"PYTHONIOENCODING": encoding})
+        assert (done.returncode, done.stderr) == (0, "")
+        assert str(recipe) in done.stdout
+    done = nmt("config", str(tmp_path / "\u0153.toml"), extra={"PYTHONIOENCODING": "ascii"})
+    assert done.stderr.startswith(f"nmt: error: {tmp_path}/\u0153.toml: the recipe cannot be read")
+
+
+@pytest.mark.parametrize("value", ["0", "false", "No", "OFF", ""])
+def test_debugging_can_be_switched_off_by_its_variable(tmp_path: Path, value: str) -> None:
+    done = nmt("config", str(tmp_path / "missing.toml"), extra={"NMT_DEBUG": value})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_force_for_other_verbs_is_passed_over_where_nothing_is_resumed(recipe: Path, tmp_path: Path) -> None:
+    """Only what was given by hand is refused: the recipe, which names no corpora, is what is wrong then."""
+    done = nmt("train", str(recipe), "--out", str(tmp_path / "run"), extra={"NMT_FORCE": "1"})
+    assert (done.returncode, "--force" in done.stderr) == (2, False), done.stderr
+    done = nmt("train", str(recipe), "--out", str(tmp_path / "run"), "--force")
+    assert (done.returncode, "--force is about resuming" in done.stderr) == (2, True)

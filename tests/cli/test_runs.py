@@ -86,10 +86,18 @@ def test_a_damaged_run_is_named_and_left_out(folder: Path, capsys: pytest.Captur
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 2
     assert str(folder / "begun") in said.err and "it is left out" in said.err
+    assert main(["runs", str(folder / "begun")]) == 1, "named itself there is nothing beside it to be shown"
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("nmt: error: ") and "it is left out" not in said.err
 
 
 def test_where_there_are_none_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.out == "" and "there are no runs in it" in said.err
-    assert main(["runs", str(tmp_path / "nowhere")]) == 3
+    nowhere, file = tmp_path / "nowhere", tmp_path / "file"
+    assert main(["runs", str(nowhere)]) == 1
+    assert capsys.readouterr().err == f"nmt: error: {nowhere}: there is no such folder\n"
+    file.touch()
+    assert main(["runs", str(file)]) == 1
+    assert capsys.readouterr().err == f"nmt: error: {file}: a file, not a folder of runs or a run folder\n"

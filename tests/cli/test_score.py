@@ -100,6 +100,26 @@ def test_a_score_for_a_line(
     assert numbers(capfdbinary.readouterr().out) == pytest.approx(normal, abs=1e-4)
 
 
+def test_variables_that_have_no_say_are_passed_over(
+    untrained_run: Path, texts: list[str], tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of other verbs, such as translate's --nbest, those of other forms, and what two files have no need of."""
+    assert main(["score", str(untrained_run), *texts]) == 0
+    plain = capfdbinary.readouterr().out
+    for name, value in {"ON_LONG": "split", "NBEST": "3", "FEATURE": "x=", "INPUT": str(tmp_path / "pairs")}.items():
+        monkeypatch.setenv(f"NMT_{name}", value)
+    assert main(["score", str(untrained_run), *texts]) == 0
+    captured = capfdbinary.readouterr()
+    assert (captured.out, captured.err) == (plain, b"")
+    for name in ("JSON", "NORMALIZE", "TOKENS"):
+        monkeypatch.setenv(f"NMT_{name}", "1")
+    monkeypatch.delenv("NMT_FEATURE")
+    lists = Path(tmp_path / "lists")
+    lists.write_text(f"0 ||| {TARGET[0]} ||| a= 1 ||| 0.5\n")
+    assert main(["score", str(untrained_run), *texts[:2], "--nbest", str(lists)]) == 0
+    assert b"||| a= 1 logprob= " in capfdbinary.readouterr().out
+
+
 def test_pairs_out_of_one_file(
     untrained_run: Path, tmp_path: Path, texts: list[str], capfdbinary: Capture, stdin: Stdin
 ) -> None:

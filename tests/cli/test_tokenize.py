@@ -75,6 +75,21 @@ def test_a_run_folder_has_its_tokenizer(untrained_run: Path) -> None:
     assert cut.stdout.decode() == "▁le ▁chat\n"
 
 
+def test_a_model_has_no_sides(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for verb in ("encode", "decode"):
+        done = nmt("tokenize", verb, model, "--side", "target", text=b"le chat\n")
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert f"--side is about a run folder: {model} is one tokenizer; leave it out" in done.stderr.decode()
+    monkeypatch.setenv("NMT_SIDE", "target")
+    assert nmt("tokenize", "encode", model, text=b"le chat\n").stdout.decode() == "▁le ▁chat\n"
+
+
+def test_a_variable_for_translating_does_not_cut_at_random(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = nmt("tokenize", "encode", model, text=b"le chat noir dort\n" * 9).stdout
+    monkeypatch.setenv("NMT_SAMPLING", "1")
+    assert nmt("tokenize", "encode", model, text=b"le chat noir dort\n" * 9).stdout == plain
+
+
 @pytest.mark.parametrize(
     ("arguments", "text", "code", "words"),
     [

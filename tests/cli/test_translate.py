@@ -157,6 +157,28 @@ def test_options_of_search(run: Path, tmp_path: Path, capfdbinary: Capture, monk
     assert capfdbinary.readouterr().out == wanted
 
 
+def test_variables_that_have_no_say_are_passed_over(
+    run: Path, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be meant for other verbs; given by hand they are refused."""
+    source = write(tmp_path / "in", text_of(LINES))
+    command = ["translate", str(run), "-i", source]
+    assert main(command) == main([*command, "--sampling", "--seed", "7"]) == 0
+    plain = capfdbinary.readouterr().out
+    for name, value in {"SEED": "7", "ALIGN_UNITS": "pieces", "MBR_SAMPLES": "9"}.items():
+        monkeypatch.setenv(f"NMT_{name}", value)
+    assert main(command) == 0
+    monkeypatch.setenv("NMT_BEAM", "4")
+    assert main([*command, "--sampling"]) == 0
+    assert capfdbinary.readouterr().out == plain
+    for given, words in (
+        (["--top-k", "3"], b"decoding.top_k has no say"),
+        (["--align-units", "words"], b"--align-units"),
+    ):
+        assert main([*command, *given]) == 2
+        assert words in capfdbinary.readouterr().err
+
+
 def test_long_lines_are_said_and_counted(
     run: Path, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -426,6 +426,35 @@ def test_what_would_have_no_say_is_refused(changes: dict[str, Any], words: str) 
         overridden(DecodingConfig(), changes)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "changes", "wishes", "found"),
+    [
+        ({}, {}, {"seed": 7, "mbr_samples": 9, "diversity": 2.0}, {}),
+        ({}, {"sampling": True}, {"seed": 7, "beam": 4, "groups": 2}, {"sampling": True, "seed": 7}),
+        ({"beam": 4, "groups": 2}, {}, {"sampling": True, "beam": 6}, {"beam": 4, "sampling": True}),
+        ({"mbr": "chrf"}, {}, {"groups": 5, "alpha": 0.5}, {"mbr": "chrf"}),
+        ({}, {"mbr": "bleu"}, {"sampling": True, "mbr_samples": 9}, {"mbr": "bleu", "mbr_samples": 9}),
+        (
+            {},
+            {"beam": 3},
+            {"beam": 4, "alpha": 0.5, "stopping": "exact"},
+            {"beam": 3, "alpha": 0.5, "stopping": "exact"},
+        ),
+    ],
+)
+def test_a_wish_is_passed_over_where_it_has_no_say(
+    recipe: dict[str, Any], changes: dict[str, Any], wishes: dict[str, Any], found: dict[str, Any]
+) -> None:
+    assert overridden(DecodingConfig(**recipe), changes, wishes) == DecodingConfig(**found)
+
+
+def test_a_wish_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"decoding\.beam: Input should be"):
+        overridden(DecodingConfig(), {}, {"beam": 0})
+    with pytest.raises(ConfigError, match=r"decoding\.beam has no say with sampling or mbr"):
+        overridden(DecodingConfig(), {"beam": 4}, {"sampling": True})
+
+
 def test_a_signature_names_what_has_a_say() -> None:
     from nmt.evaluation.signature import sign_search
 
