@@ -31,7 +31,7 @@ import typer.main
 from typer.exceptions import TyperException
 
 import nmt
-from nmt.errors import NmtError, is_out_of_memory
+from nmt.errors import ConfigError, NmtError, is_out_of_memory
 from nmt_cli import console
 from nmt_cli.loading import process
 from nmt_cli.options import note_by_hand
@@ -96,6 +96,10 @@ class Verbs(typer.core.TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+TOGETHER = ("race", "train", "translate")
+"""Verbs whose work several processes share, started by torchrun."""
+
+
 app = typer.Typer(
     name="nmt",
     cls=Verbs,
@@ -131,17 +135,19 @@ def load_verb(name: str) -> Any:
         group = typer.main.get_group(verb)
         group.name = name
         for command in (group, *group.commands.values()):
-            _equip(command)
+            _equip(command, name)
         return group
     single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=app.info.context_settings)
     single.command(name)(verb)
     command = typer.main.get_command(single)
-    _equip(command)
+    _equip(command, name)
     return command
 
 
-def _equip(command: Any) -> None:
-    """Give a command the shared flags, all its options environment variables, and word of what was given by hand."""
+def _equip(command: Any, verb: str) -> None:
+    """Give a command the shared flags, all its options environment variables, and word of what was given by hand; keep
+    one that is of no ``verb`` in :data:`TOGETHER` from being done as often as torchrun has processes.
+    """
     shared = typer.Typer(add_completion=False)
     shared.command()(_share)
     names = {parameter.name for parameter in command.params}
@@ -157,6 +163,8 @@ def _equip(command: Any) -> None:
     invoke = command.invoke
 
     def invoke_knowing(context: Any) -> Any:
+        if verb not in TOGETHER and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ConfigError(f"nmt {verb} works in one process: start it without torchrun")
         note_by_hand(context)
         return invoke(context)
 

@@ -232,6 +232,15 @@ def test_every_option_has_its_environment_variable(recipe: Path) -> None:
     assert "beam = 3" in by_variable
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "tokenize", "config"])
+def test_what_works_in_one_process_is_not_done_by_all(recipe: Path, verb: str) -> None:
+    command = [verb, *(["encode"] if verb == "tokenize" else []), str(recipe)]
+    done = nmt(*command, extra={"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"nmt: error: nmt {verb} works in one process: start it without torchrun\n"
+    assert "without torchrun" not in nmt(*command, extra={"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}).stderr
+
+
 def test_a_flag_goes_before_its_variable(recipe: Path) -> None:
     done = nmt("config", str(recipe), "--set", "training.max_steps=9", extra={"NMT_SET": "training.max_steps=8"})
     assert "max_steps = 9" in done.stdout
