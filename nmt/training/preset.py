@@ -255,9 +255,9 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
         Choice("model.embedding_dropout", min(0.25, round(dropout, 2)), "as between layers, but at most 0.25"),
         Choice(
             "model.encoder",
-            {**part, "max_relative_positions": RELATIVE},
-            f"{_reason(size, seen, vocabulary, rate, seconds)}; relative positions teach much sooner in which order "
-            f"words stand (train with 0 what is to be exported to CTranslate2, which cannot add them to others)",
+            {**part, "positions": "none", "max_relative_positions": RELATIVE},
+            f"{_reason(size, seen, vocabulary, rate, seconds)}; relative positions, in the place of others, teach much "
+            f"sooner in which order words stand",
         ),
         Choice("model.decoder", part, f"dropout: {often}{', later in two passes each' if consistent else ''}"),
         Choice("training.budget", _spoken(seconds), "as asked for" if budget else "nobody said how long"),

@@ -41,6 +41,7 @@ def test_whatever_there_is_a_recipe_comes_of_it(pairs: int, rate: float, budget:
     assert recipe.training.budget == (budget or 1800)
     assert recipe.model.encoder.dropout == recipe.model.decoder.dropout
     assert isinstance(recipe.model.encoder, TransformerEncoder) and recipe.model.encoder.max_relative_positions == 8
+    assert recipe.model.encoder.positions == "none"
 
 
 def test_more_time_and_more_text_make_larger_models() -> None:
@@ -58,12 +59,9 @@ def test_the_more_often_pairs_are_seen_the_more_is_dropped_until_passes_have_to_
     assert [recipe.training.consistency_start for recipe in recipes] == [0, 0, 0, 0.3, 0.3]
 
 
-def test_what_ctranslate2_needs_is_one_key_away() -> None:
+def test_what_is_chosen_may_leave_for_ctranslate2() -> None:
     text = to_toml(DataConfig(), choose(MULTI30K, SLOW, 1200.0), "why")
-    with pytest.raises(ConfigError, match="encoders with relative positions beside sinusoidal ones"):
-        check_model(parse_recipe(text).model)
-    assert "train with 0 what is to be exported to CTranslate2" in text
-    check_model(parse_recipe(text, overrides=["model.encoder.max_relative_positions=0"]).model)
+    check_model(parse_recipe(text).model)
 
 
 def test_muon_is_for_narrow_models() -> None:
