@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmt.data.text import COMPRESSIONS, LineWriter, whole_lines
-from nmt.errors import ConfigError, DataError, NmtError
+from nmt.errors import ConfigError, DataError, Interrupted, NmtError
 from nmt.files import place_of
 from nmt_cli.streams import STANDARD, check_input
 
@@ -147,7 +147,8 @@ def whole_output(
     except NmtError as error:
         with suppress(NmtError):  # on a full disk this is the same error once more
             output.close()
-        if part != path and part.exists() and part.stat().st_size:
+        kept_so = resumable or not isinstance(error, Interrupted)
+        if kept_so and part != path and part.exists() and part.stat().st_size:
             how = f", go on with --continue-from {path}" if resumable else ""
             error.args = (f"{error}; what was written before is in {part}{how}",)
         elif part != path and kept is None:

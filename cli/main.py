@@ -163,7 +163,7 @@ def _equip(command: Any, verb: str) -> None:
     invoke = command.invoke
 
     def invoke_knowing(context: Any) -> Any:
-        if verb not in TOGETHER and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        if verb not in TOGETHER and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":
             raise ConfigError(f"nmt {verb} works in one process: start it without torchrun")
         note_by_hand(context)
         return invoke(context)

@@ -83,7 +83,7 @@ def use_threads(number: int) -> None:
         torch.set_num_threads(number)
 
 
-def check_force(force: bool, resume: bool) -> None:
+def check_force(resume: bool) -> None:
     """Raise ConfigError for --force without --resume, which would have no say."""
-    if force and not resume and by_hand("force"):
+    if not resume and by_hand("force"):
         raise ConfigError("--force is about resuming: give --resume too, or leave it out")

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from nmt.errors import NmtError
+from nmt.errors import DataError, NmtError
 from nmt_cli import console
 
 __all__ = ["STANDARD", "InputFile", "OnBadBytes", "OutputFile", "check_input", "greet", "input_lines"]
@@ -49,7 +49,11 @@ def check_input(path: Path) -> None:
     """Raise DataError for a file that cannot be read: before anything is done for it. A pipe is not touched."""
     from nmt.data.text import open_binary
 
-    if path.is_file() or path.is_dir() or not path.exists():
+    try:
+        is_pipe = path.exists() and not path.is_file() and not path.is_dir()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not is_pipe:
         with open_binary(path):
             pass
 

@@ -63,8 +63,8 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 
-WRITTEN = ("recipe.toml", "source.model", "target.model", "log.jsonl")
-"""What a run writes into its folder, beside ``run.json`` and that."""
+WRITTEN = ("recipe.toml", "source.model", "target.model", "log.jsonl", "curves.svg")
+"""Files of a run's folder besides ``run.json`` and the manifest."""
 
 #: The names that :func:`beside` gives.
 _BESIDE = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<ending>tmp|old)")

@@ -92,17 +92,20 @@ def demonstrate(
     :func:`~nmt.training.session.train` raises.
     """
     recipe = recipe_of(family, overrides)
-    # By its whole name, so that the run is the same one from whatever folder it is gone on with.
-    recipe = recipe.model_copy(update={"data": with_folder(recipe.data, corpus.absolute())})
-    begun = has_checkpoint(run)
-    if begun and (changed := differences(Run.open(run).recipe, recipe)):
-        raise ConfigError(
-            f"{run}: was begun with another recipe: {'; '.join(changed)}; remove the folder, or name another with --out"
-        )
+    recipe = recipe.model_copy(update={"data": with_folder(recipe.data, corpus)})
+    begun, moved = has_checkpoint(run), False
+    if begun:
+        before = Run.open(run).recipe
+        if changed := differences(before.model_copy(update={"data": recipe.data}), recipe):
+            raise ConfigError(
+                f"{run}: was begun with another recipe: {'; '.join(changed)}; remove the folder, or name another with "
+                f"--out"
+            )
+        moved = before != recipe  # the corpus lies beside the run, by whatever name
     stop = StopRequest()
-    train(recipe, Session(run, resume=begun), reporter, stop=stop)
+    train(recipe, Session(run, resume=begun, force=moved), reporter, stop=stop)
     if stop:
-        raise Interrupted(f"{run}: trained, and stopped by {stop.name}", stop.ending)
+        raise Interrupted(f"{run}: trained, and stopped by {stop.name}; nmt demo again goes on", stop.ending)
     opened = Run.open(run)
     held_out = held_out_split(recipe, "test")
     scored = evaluate_run(opened, held_out, Scoring(metrics=("bleu", "chrf")))

@@ -198,6 +198,7 @@ def test_peers_for_transformers_run_no_recurrent_model() -> None:
     assert unable("joeynmt", model) == ""
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the benchmarks need Linux")
 def test_what_cannot_be_measured_is_said_in_one_line(
     warm_python: str, corpus: Path, untrained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

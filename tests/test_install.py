@@ -131,6 +131,11 @@ def test_another_python_is_told_and_not_taken(folder: Path) -> None:
     assert install(folder, PYTHON=sys.executable).returncode == 0
 
 
+def test_a_python_that_is_none_is_not_compared_with_what_is_there(folder: Path) -> None:
+    done = install(folder, PYTHON="/nowhere/python3.12")
+    assert (done.returncode, done.stderr) == (1, "PYTHON=/nowhere/python3.12 is not a Python 3.11 to 3.14\n")
+
+
 def make(*arguments: str, cwd: Path = ROOT) -> str:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TORCH", "MAKE"))

@@ -32,6 +32,7 @@ from nmt.data.corpus import describe, read_pairs
 from nmt.data.store import prepare
 from nmt.data.synthetic import write_corpus
 from nmt.data.tokenizer import train_tokenizer, train_tokenizers
+from nmt.data.workers import processors
 
 ENDINGS = ("en", "fr")
 RECIPE = """
@@ -213,7 +214,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--pieces", type=int, default=8000, help="the corpora are cut into (default: %(default)s)")
     parser.add_argument(
-        "--cores", type=int, default=min(2, os.cpu_count() or 1), help="to prepare on at most (default: %(default)s)"
+        "--cores", type=int, default=min(2, processors()), help="to prepare on at most (default: %(default)s)"
     )
     parser.add_argument("--turns", type=int, default=3, help="of either, whose median is said (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="of each training (default: %(default)s)")

@@ -25,7 +25,9 @@ def average(
         str | None,
         typer.Option("--name", metavar="NAME", help="What to call it: average-last-N, -best-N or -of-N by default."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an average of that name.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", envvar="NMT_AVERAGE_FORCE", help="Replace an average of that name.")
+    ] = False,
     no_score: Annotated[bool, typer.Option("--no-score", help="Do not score it on the validation set.")] = False,
     device: Device = "auto",
     threads: Threads = 0,

@@ -45,7 +45,9 @@ def export(
     check: Annotated[
         int, typer.Option("--check", min=0, metavar="N", help="Compare at most so many lines; 0 compares none.")
     ] = 200,
-    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", envvar="NMT_EXPORT_FORCE", help="Replace an export that is there.")
+    ] = False,
     threads: Threads = 0,
     on_bad_bytes: OnBadBytes = "error",
 ) -> None:

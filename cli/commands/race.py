@@ -34,7 +34,7 @@ def race(
     """
     from nmt.race import draw_race, names_of, race, table
 
-    check_force(force, resume)
+    check_force(resume)
     settings = [*(set_ or ()), f"training.budget={budget}"]
     parsed = {name: read_recipe(path, settings, data) for name, path in zip(names_of(recipes), recipes, strict=True)}
 

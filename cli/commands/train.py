@@ -53,7 +53,7 @@ def train(
     """Train a translation model; the run folder is all that translating needs."""
     began = time.monotonic()
 
-    check_force(force, resume)
+    check_force(resume)
     if budget is not None and not budget.strip(" 0.smh"):
         raise ConfigError(f"--budget {budget}: give a time such as 30m or 2h, or leave it out to train for max_steps")
     settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]

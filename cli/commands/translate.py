@@ -88,9 +88,9 @@ def translate(
     units = align_units or "words"
     style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints)
     output = _output(output, continue_from)
-    if input != STANDARD:
-        check_input(input)
     with joined() as ranks:
+        if ranks.is_first and input != STANDARD:
+            check_input(input)
         if is_export(run[0]) and not by_hand("precision"):
             search.pop("precision", None)  # the environment's, for the runs: an export has one of its own
         with loading():

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from nmt.data.text import LineWriter, read_lines
-from nmt.errors import ConfigError, DataError, NmtError
+from nmt.errors import ConfigError, DataError, Interrupted, NmtError
 from nmt.formats import Style
 from nmt_cli.continuing import PROBES, Begun, look_back, whole_output
 from nmt_cli.main import main
-from nmt_cli.streams import STANDARD
+from nmt_cli.streams import STANDARD, check_input
 from tests.cli.random_run import random_run
 
 NMT = Path(sys.executable).with_name("nmt")
@@ -156,13 +156,21 @@ def test_an_input_that_is_not_there_costs_nothing_that_is(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("resumable", [True, False])
-def test_what_was_interrupted_is_kept_where_it_can_be_gone_on_with(tmp_path: Path, resumable: bool) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("interrupted", signal.SIGINT)])
+def test_what_was_interrupted_is_kept_where_it_can_be_gone_on_with(
+    tmp_path: Path, resumable: bool, error: BaseException
+) -> None:
     for lines, left in ((0, []), (1, ["out.part"] if resumable else [])):
-        with pytest.raises(KeyboardInterrupt), whole_output(tmp_path / "out", resumable=resumable) as writer:
+        with pytest.raises(type(error)), whole_output(tmp_path / "out", resumable=resumable) as writer:
             for _ in range(lines):
                 writer.write("x")
-            raise KeyboardInterrupt
+            raise error
         assert os.listdir(tmp_path) == left
+
+
+def test_a_name_that_cannot_be_looked_at_is_an_input_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        check_input(tmp_path / ("x" * 300))
 
 
 def test_nor_is_one_that_is_called_what_the_output_is_called_until_it_is_whole(tmp_path: Path) -> None:

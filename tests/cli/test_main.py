@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nmt_cli import commands
+from nmt_cli.main import TOGETHER
+
 NMT = Path(sys.executable).with_name("nmt")
 
 
@@ -235,10 +238,15 @@ def test_every_option_has_its_environment_variable(recipe: Path) -> None:
 @pytest.mark.parametrize("verb", ["evaluate", "tokenize", "config"])
 def test_what_works_in_one_process_is_not_done_by_all(recipe: Path, verb: str) -> None:
     command = [verb, *(["encode"] if verb == "tokenize" else []), str(recipe)]
-    done = nmt(*command, extra={"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"})
+    done = nmt(*command, extra={"TORCHELASTIC_RUN_ID": "x", "RANK": "1"})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"nmt: error: nmt {verb} works in one process: start it without torchrun\n"
-    assert "without torchrun" not in nmt(*command, extra={"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "1"}).stderr
+    assert "without torchrun" not in nmt(*command, extra={"TORCHELASTIC_RUN_ID": "x", "RANK": "0"}).stderr
+
+
+def test_the_verbs_whose_work_is_shared_are_those_that_join() -> None:
+    folder = Path(commands.__path__[0])
+    assert {path.stem for path in folder.glob("*.py") if "joined()" in path.read_text()} == set(TOGETHER)
 
 
 def test_a_flag_goes_before_its_variable(recipe: Path) -> None:
