@@ -144,20 +144,17 @@ def whole_output(
     try:
         yield output
         output.ready().close()
-    except NmtError as error:
+    except BaseException as error:
         with suppress(NmtError):  # on a full disk this is the same error once more
             output.close()
-        kept_so = resumable or not isinstance(error, Interrupted)
-        if kept_so and part != path and part.exists() and part.stat().st_size:
-            how = f", go on with --continue-from {path}" if resumable else ""
-            error.args = (f"{error}; what was written before is in {part}{how}",)
-        elif part != path and kept is None:
-            part.unlink(missing_ok=True)
-        raise
-    except BaseException:
-        output.close()
-        if part != path and kept is None and not (resumable and part.exists() and part.stat().st_size):
-            part.unlink(missing_ok=True)
+        if part != path:
+            wanted = resumable or not isinstance(error, Interrupted | KeyboardInterrupt)
+            stays = wanted and part.exists() and part.stat().st_size > 0
+            if stays and isinstance(error, NmtError):
+                how = f", go on with --continue-from {path}" if resumable else ""
+                error.args = (f"{error}; what was written before is in {part}{how}",)
+            elif not stays and kept is None:
+                part.unlink(missing_ok=True)
         raise
     if part != path:
         _rename(part, part.with_name(part.name.removesuffix(".part")))

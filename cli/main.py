@@ -5,8 +5,9 @@ write ``cli/commands/<verb>.py`` and add it to :data:`VERBS`. A verb imports hea
 
 Every option of every verb is also an environment variable: ``--batch-size`` is ``NMT_BATCH_SIZE``. The flag goes
 before the variable, the variable before the recipe, the recipe before the defaults. A variable is for all verbs that
-have the option, and passed over where it has no say; an option that is another thing than one of the same name in
-another verb has a variable of its own, which its declaration and the help name (``NMT_SCORE_NBEST``).
+have the option, those of search and of resuming are passed over where they have no say; an option that is another thing
+than one of the same name in another verb has a variable of its own, which its declaration and the help name
+(``NMT_SCORE_NBEST``).
 
 Exit codes: those of :mod:`nmt.errors`; 2 for a command that was written wrongly; 130 for SIGINT; 141 where the reader
 of the output closed the pipe; 1 where the output cannot be written or something unforeseen happens.

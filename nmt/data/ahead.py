@@ -19,7 +19,7 @@ from typing import Any
 import sentencepiece
 
 from nmt.config import DataConfig, Recipe, TokenizerConfig
-from nmt.data.corpus import check_files, describe, digest_corpus, read_pairs
+from nmt.data.corpus import check_files, check_pairs, describe, digest_corpus
 from nmt.data.filters import Overlap, find_overlaps
 from nmt.data.store import Store, prepare
 from nmt.data.tokenizer import TRAINING_LINES, Tokenizer, Tokenizers, train_tokenizers
@@ -62,8 +62,7 @@ def prepare_ahead(
         check_files(corpus)
     for held_out in (recipe.data.valid, recipe.data.test):  # a fault in them is told before the long work
         if held_out is not None:
-            for _ in read_pairs(held_out):
-                pass
+            check_pairs(held_out)
     tokenizers = ready_tokenizers(recipe.data, recipe.tokenizer, recipe.training.seed, folder, note)
     store = prepare(recipe.data, tokenizers, folder, workers=workers, progress=progress)
     ready_overlaps(recipe.data, folder)

@@ -26,6 +26,7 @@ __all__ = [
     "Pair",
     "PairStream",
     "check_files",
+    "check_pairs",
     "describe",
     "digest_corpus",
     "files_of",
@@ -149,6 +150,12 @@ def check_files(corpus: AnyCorpus) -> None:
     """Raise DataError for a file that cannot be read, or only once: a pipe."""
     for path in files_of(corpus):
         check_file(path)
+
+
+def check_pairs(corpus: AnyCorpus) -> None:
+    """Read all of a corpus, and raise DataError where it breaks its contract."""
+    for _ in read_pairs(corpus):
+        pass
 
 
 def digest_corpus(corpus: AnyCorpus) -> str:

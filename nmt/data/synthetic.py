@@ -127,7 +127,7 @@ def _unfinished(path: Path) -> Path:
 
 
 def _refuse_strangers(folder: Path) -> None:
-    """A folder may be missing, empty, or hold an earlier corpus: one with word links, as nobody's own has them."""
+    """A folder may be missing, empty, or hold an earlier corpus, which has word links."""
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -19,7 +19,7 @@ from nmt.checkpoint import Checkpoint, Run, goodness, has_checkpoint, recover
 from nmt.config import LARGEST, AnyCorpus, Recipe
 from nmt.data.ahead import ready_overlaps, ready_tokenizers, store_folder
 from nmt.data.batching import BatchSource, Source
-from nmt.data.corpus import Pair, check_files, describe, digest_corpus, read_eval_pairs, read_pairs
+from nmt.data.corpus import Pair, check_files, check_pairs, describe, digest_corpus, read_eval_pairs
 from nmt.data.store import name_of, prepare
 from nmt.data.streaming import StreamSource
 from nmt.decoding.torch_engine import pick_device
@@ -180,8 +180,7 @@ def _source(
         source = StreamSource(recipe.data, run.tokenizers, **how, note=reporter.note)
         return source, (recipe.data.max_length or LARGEST,) * 2
     if recipe.data.test is not None and ranks.is_first:  # looked for in training later on: a fault in it is told now
-        for _ in read_pairs(recipe.data.test):
-            pass
+        check_pairs(recipe.data.test)
     digests = [digest_corpus(corpus) for corpus in recipe.data.train]
     _check_same_data(state, name_of(recipe.data, run.tokenizers, digests), digests, recipe.data.train, session)
     store = prepare(
