@@ -16,8 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jaxtyping
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import contest, start
@@ -123,9 +124,9 @@ def test_translating_is_measured(warm_python: str, corpus: Path) -> None:
     assert re.search(r"^start +nmt translate RUN: first line after -?[\d.]+ s by the clock", done.stdout, re.MULTILINE)
 
 
-def task_of(folder: Path, **settings: Any) -> translating.Task:
+def task_of(folder: Path, side: dict[str, Any] | None = None, **settings: Any) -> translating.Task:
     """Six sentences for a small model in two turns."""
-    side = {"type": "transformer", "layers": 1, "width": 8, "heads": 2, "feed_forward": 8}
+    side = {"type": "transformer", "layers": 1, "width": 8, "heads": 2, "feed_forward": 8} | (side or {})
     model = ModelConfig.model_validate({"encoder": side, "decoder": side, "embedding": 8})
     save_file({name: tensor.clone() for name, tensor in build(model, 20, 20).state_dict().items()}, folder / "weights")
     ids: dict[str, Any] = {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
@@ -135,9 +136,7 @@ def task_of(folder: Path, **settings: Any) -> translating.Task:
         model=model.model_dump(mode="json"),
         weights=str(folder / "weights"),
         vocabulary=20,
-        sentences=[[5, 6, 3]] * 6,
-        **ids,
-        **given | settings,
+        **{"sentences": [[5, 6, 3]] * 6, **ids, **given, **settings},
     )
 
 
@@ -169,6 +168,28 @@ def test_translations_end_where_those_of_the_peers_do(
     assert limits == [most, most]
 
 
+@pytest.mark.parametrize("side", [{}, {"positions": "none", "max_relative_positions": 3}])
+def test_ctranslate2_translates_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: dict[str, Any]
+) -> None:
+    pytest.importorskip("ctranslate2")
+    from benchmarks.decode import contestant_ctranslate2
+
+    monkeypatch.setattr(Packed, "logits", contestant_nmt.LOGITS)  # which forcing changes
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the benchmark's tokenizers are numbers alone
+    sentences = [[5 + (7 * length * place) % 15 for place in range(length)] + [3] for length in range(1, 13)]
+    task = task_of(tmp_path, {"layers": 2, **side}, sentences=sentences, forced=6, beam=1)
+    weights = {name: one if one.ndim < 2 else 4 * one for name, one in load_file(task.weights).items()}
+    for name in ("encoder.embedding.table.weight", "decoder.embedding.table.weight", "output.weight"):
+        weights[name] /= 4
+        weights[name][[task.pad, task.unk, task.bos]] = 0  # nmt writes none of these, CTranslate2 where they are likely
+    save_file(weights, task.weights)
+    ours = contestant_nmt.translating(task, "float32")(sentences, 4)
+    theirs = contestant_ctranslate2.translating(task, "float32", 1)(sentences, 4)
+    assert [one[:5] for one in theirs] == ours  # whose sixth token is EOS
+    assert len(set(map(tuple, ours))) > 1
+
+
 SIDE = {"type": "transformer", "layers": 1, "width": 8, "heads": 2, "feed_forward": 8, "norm": "post"}
 
 
@@ -179,8 +200,10 @@ SIDE = {"type": "transformer", "layers": 1, "width": 8, "heads": 2, "feed_forwar
     ({"layers": 2}, {}, 3, "", "sides of different sizes"),
     ({"norm": "pre"}, {}, 3, "heads or norms", "heads or norms"),
     ({"window": 3}, {}, 3, "a window of 3", "a window of 3"),
-    ({"max_relative_positions": 4}, {}, 3, "relative positions", "relative positions"),
-    ({}, {"positions": "learned"}, 3, "not sinusoidal", "not sinusoidal"),
+    ({"max_relative_positions": 4}, {}, 3, "relative positions beside others", "relative positions"),
+    ({"max_relative_positions": 4, "positions": "none"}, {}, 3, "", "relative positions"),
+    ({"positions": "none"}, {}, 3, "no positions", "no positions"),
+    ({}, {"positions": "learned"}, 3, "that are learned", "that are learned"),
 ])  # fmt: skip
 def test_peers_run_the_models_that_they_can_hold(
     encoder: dict[str, Any], decoder: dict[str, Any], tied: int, ctranslate2: str, marianmt: str

@@ -205,14 +205,18 @@ def unable(peer: str, model: ModelConfig) -> str:
     sides = (encoder, decoder)
     wishes = {
         f"a window of {encoder.window}": encoder.window > 0,
-        "relative positions": any(side.max_relative_positions for side in sides),
-        "positions that are not sinusoidal": any(side.positions != "sinusoidal" for side in sides),
+        "relative positions beside others": any(
+            side.max_relative_positions and side.positions != "none" for side in sides
+        ),
+        "positions that are learned": any(side.positions == "learned" for side in sides),
+        "no positions": any(side.positions == "none" and not side.max_relative_positions for side in sides),
         "sides of different heads or norms": (encoder.heads, encoder.norm) != (decoder.heads, decoder.norm),
     }
     if peer == "marianmt":
         sizes = [(side.layers, side.feed_forward) for side in sides]
         wishes |= {
             "layers that are normalised before their parts": any(side.norm == "pre" for side in sides),
+            "relative positions": any(side.max_relative_positions for side in sides),
             "sides of different sizes": sizes[0] != sizes[1],
             "embeddings that are not tied three ways": model.tied_embeddings != 3,
         }

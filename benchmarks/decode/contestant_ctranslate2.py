@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import ctranslate2
 import numpy as np
-from ctranslate2.specs import TransformerSpec, common_spec
+from ctranslate2.specs.transformer_spec import TransformerDecoderSpec, TransformerEncoderSpec, TransformerSpec
 from safetensors.numpy import load_file
 
 from benchmarks.decode import workload
@@ -17,12 +16,16 @@ from benchmarks.decode import workload
 def main() -> None:
     """Convert the model and translate as told."""
     task, told = workload.load()
+    workload.answer(task, told, translating(task, told.dtype, told.threads))
+
+
+def translating(task: workload.Task, dtype: str, threads: int) -> workload.Translate:
+    """The model, converted, as what translates."""
     with tempfile.TemporaryDirectory() as folder:
         specification(task).save(folder)
-        translator = ctranslate2.Translator(
-            str(Path(folder)), compute_type=told.dtype, inter_threads=1, intra_threads=told.threads
-        )
+        translator = ctranslate2.Translator(folder, compute_type=dtype, inter_threads=1, intra_threads=threads)
     names = pieces(task)
+    numbers = {name: number for number, name in enumerate(names)}
     options: dict[str, Any] = {"beam_size": task.beam, "length_penalty": 1.0, "max_decoding_length": task.longest}
     if task.forced:
         options |= {"min_decoding_length": task.forced, "max_decoding_length": task.forced}
@@ -31,9 +34,9 @@ def main() -> None:
         found = translator.translate_batch(
             [[names[token] for token in sentence] for sentence in sentences], max_batch_size=size, **options
         )
-        return [[int(token) for token in one.hypotheses[0]] for one in found]
+        return [[numbers[token] for token in one.hypotheses[0]] for one in found]
 
-    workload.answer(task, told, translate)
+    return translate
 
 
 def pieces(task: workload.Task) -> list[str]:
@@ -47,12 +50,16 @@ def specification(task: workload.Task) -> Any:
     """The model as CTranslate2 takes it."""
     weights = load_file(task.weights)
     encoder, decoder = task.model["encoder"], task.model["decoder"]
-    made = TransformerSpec.from_config(
-        (encoder["layers"], decoder["layers"]),
-        encoder["heads"],
-        pre_norm=encoder["norm"] == "pre",
-        activation=common_spec.Activation.RELU,
-    )
+    stacks = [
+        spec(
+            side["layers"],
+            side["heads"],
+            pre_norm=side["norm"] == "pre",
+            relative_attention_bias=bool(side["max_relative_positions"]),
+        )
+        for spec, side in ((TransformerEncoderSpec, encoder), (TransformerDecoderSpec, decoder))
+    ]
+    made = TransformerSpec(*stacks)
     made.encoder.embeddings[0].weight = weights["encoder.embedding.table.weight"]
     made.decoder.embeddings.weight = weights["decoder.embedding.table.weight"]
     made.decoder.projection.weight = weights["output.weight"]
@@ -60,6 +67,8 @@ def specification(task: workload.Task) -> Any:
     for side, layers in (("encoder", made.encoder), ("decoder", made.decoder)):
         for number, layer in enumerate(layers.layer):
             _layer(layer, weights, f"{side}.layers.{number}")
+            if f"{side}.relative.table.weight" in weights:
+                _relative(layer.self_attention, weights[f"{side}.relative.table.weight"], ahead=side == "encoder")
         if encoder["norm"] == "pre":
             _norm(layers.layer_norm, weights, f"{side}.norm")
     made.register_source_vocabulary(pieces(task))
@@ -83,6 +92,15 @@ def _layer(layer: Any, weights: dict[str, Any], prefix: str) -> None:
     _linear(layer.ffn.linear_0, weights, f"{prefix}.feed_forward.inner")
     _linear(layer.ffn.linear_1, weights, f"{prefix}.feed_forward.outer")
     _norm(layer.ffn.layer_norm, weights, f"{prefix}.around_feed_forward.norm")
+
+
+def _relative(attention: Any, table: Any, *, ahead: bool) -> None:
+    """Distances in T5's buckets: one each for those up to the largest of ours, whose worth the farther ones have."""
+    most = len(table) // 2
+    numbers = np.minimum(np.arange(2 * (most + 1)), most)
+    buckets = [table[most - numbers], *([table[most + numbers]] if ahead else [])]
+    attention.relative_attention_bias = np.concatenate(buckets)
+    attention.relative_attention_max_distance = np.dtype("int32").type(2 * (most + 1))
 
 
 def _linear(part: Any, weights: dict[str, Any], *prefixes: str) -> None:
