@@ -15,9 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from nmt.config import parse_recipe
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md", "benchmarks/README.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "recipes/README.md",
+    "benchmarks/README.md",
+    "docs/multi30k.md",
+)
 
 SMALLER = """#!/bin/sh
 case $1 in
@@ -84,6 +93,11 @@ def test_every_command_runs(warm_python: str, folder: Path) -> None:
         done = run(folder, warm_python, "-c", block)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
+
+
+def test_every_recipe_is_one() -> None:
+    shown = [parse_recipe(block, name="README.md") for block in blocks("toml")]
+    assert [len(recipe.data.train) for recipe in shown] == [2]
 
 
 def test_every_verb_is_shown() -> None:

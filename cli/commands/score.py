@@ -59,7 +59,7 @@ def score(
         bool, typer.Option("--normalize", help="Print the score after length normalisation, as search ranks by it.")
     ] = False,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Behind the score a column a piece: its log-probability, a space, it.")
+        bool, typer.Option("--tokens", help="Add a column for each piece: its log-probability, a space, the piece.")
     ] = False,
     summary: Annotated[
         bool, typer.Option("--summary", help="Print one line instead: perplexity over all tokens, EOS counted.")

@@ -45,7 +45,7 @@ def translate(
     confidence: Annotated[bool, typer.Option("--confidence", help="Write the probability of each word.")] = False,
     align: Annotated[
         str | None,
-        typer.Option("--align", metavar="HOW", help="Write word links, hard or from 0.3 on, or all weights: soft."),
+        typer.Option("--align", metavar="HOW", help="Write word links: hard, a threshold such as 0.3, or soft for all weights."),
     ] = None,
     align_units: Annotated[
         Literal["words", "pieces"] | None,
