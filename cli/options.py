@@ -32,14 +32,19 @@ __all__ = [
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the recipe, such as training.max_steps=100; may be given again."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the recipe, such as training.max_steps=100; may be given again.",
+    ),
 ]
 DataFolder = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="A folder with train, valid and test files ending in the languages."),
 ]
 StoreFolder = Annotated[
-    Path | None, typer.Option("--store", metavar="DIR", help="Where token ids are kept from run to run; ~/.cache/nmt if not.")
+    Path | None,
+    typer.Option("--store", metavar="DIR", help="Where token ids are kept from run to run; ~/.cache/nmt if not."),
 ]
 Checkpoint = Annotated[
     str, typer.Option("--checkpoint", metavar="NAME", help="best, or a model of RUN by name, such as step-3000.")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ALONE", "Ranks", "joined"]
 
-#: How long a process waits for the others' gradients: all begin on them together.
+#: How long a process waits for the others' gradients: all begin together on the pass that they come out of.
 STEP_TIMEOUT = timedelta(seconds=50)
 #: How long it waits otherwise: for the first to read corpora, validate and write files.
 PATIENCE = timedelta(days=1)

@@ -33,7 +33,8 @@ def export(
         ),
     ] = "none",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The folder to write; RUN/exports/TO by default, or TO-TYPE.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The folder to write; RUN/exports/TO by default, or TO-TYPE."),
     ] = None,
     checkpoint: Checkpoint = "best",
     source: Annotated[
@@ -53,8 +54,8 @@ def export(
 ) -> None:
     """Write a model in the form that another engine reads; nmt translate then takes the folder as it takes a run.
 
-    The export translates lines of the run's validation set, and is written only if it does so as the run does, lines and
-    scores, but for one or two lines in a hundred. Of a quantised model the differences are told.
+    The export translates lines of the run's validation set, and is written only if it does so as the run does, lines
+    and scores, but for one or two lines in a hundred. Of a quantised model the differences are told.
     """
     from nmt.checkpoint import Run
     from nmt.export.export import Target, check_place, place_of

@@ -242,9 +242,12 @@ def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _scores(windows: Pairs, scorer: Scorer) -> Iterator[list[PairScore]]:
+    """The scores of every window; where a pair cannot be scored, those of the pairs before it."""
+    from nmt.decoding.sharing import up_to_a_fault
+
     done = 0
     for window in windows:
-        yield scorer.score_window(window, first=done + 1)
+        yield from up_to_a_fault(lambda some, first: scorer.score_window(some, first=first), window, done + 1)
         done += len(window)
 
 

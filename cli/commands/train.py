@@ -31,7 +31,9 @@ def train(
     set_: Settings = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", metavar="TIME", help="Train for so long, such as 30m or 2h, in place of training.max_steps."),
+        typer.Option(
+            "--budget", metavar="TIME", help="Train for so long, such as 30m or 2h, in place of training.max_steps."
+        ),
     ] = None,
     preset: Annotated[
         Preset | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -45,7 +45,9 @@ def translate(
     confidence: Annotated[bool, typer.Option("--confidence", help="Write the probability of each word.")] = False,
     align: Annotated[
         str | None,
-        typer.Option("--align", metavar="HOW", help="Write word links: hard, a threshold such as 0.3, or soft for all weights."),
+        typer.Option(
+            "--align", metavar="HOW", help="Write word links: hard, a threshold such as 0.3, or soft for all weights."
+        ),
     ] = None,
     align_units: Annotated[
         Literal["words", "pieces"] | None,
@@ -100,7 +102,7 @@ def translate(
         name = "stdin" if input == STANDARD else str(input)
         met = [0.0, 0.0, 0.0]
 
-        def work(window: list[str], first: int) -> list[str]:
+        def work(window: Sequence[str], first: int) -> list[str]:
             records = [read(line, style, f"{name}:{number}") for number, line in enumerate(window, first)]
             found = translator.translate_window(
                 [record.request for record in records], nbest=nbest or 1, attention=attention, words=words, first=first

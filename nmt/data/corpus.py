@@ -110,8 +110,12 @@ def read_chunks(corpus: AnyCorpus, size: int, start: int = 0) -> Iterator[Chunk]
     if isinstance(corpus, TextCorpus):
         _check_counts(corpus)
         sides = (read_blocks(path, size, start) for path in (corpus.source, corpus.target))
-        for number, (source, target) in enumerate(zip(*sides, strict=True)):
-            yield Chunk(source, target, start + number * size + 1, (str(corpus.source), str(corpus.target)))
+        names = str(corpus.source), str(corpus.target)
+        try:
+            for number, (source, target) in enumerate(zip(*sides, strict=True)):
+                yield Chunk(source, target, start + number * size + 1, names)
+        except ValueError as error:  # they had as many lines a moment ago
+            raise DataError(f"{describe(corpus)}: changed while they were read: begin again") from error
         return
     pairs = itertools.islice(read_pairs(corpus), start, None)
     while some := list(itertools.islice(pairs, size)):
@@ -186,7 +190,7 @@ def _digest_file(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def _digest_content(path: Path, size: int, changed: int) -> str:
     """The digest of a file, remembered while the file does not change."""
     with path.open("rb") as file:
@@ -463,8 +467,11 @@ def _unreadable() -> tuple[type[Exception], ...]:
 
 
 def _unreadable_rows() -> tuple[type[Exception], ...]:
-    """What reading row by row raises for them besides: the errors of pandas and of JSON are of values."""
-    return (*_unreadable(), ValueError)
+    """What reading row by row raises for them besides: the errors of pandas and of JSON are of values.
+
+    And those of files and of the network, which a data set that is streamed may break off with.
+    """
+    return (*_unreadable(), ValueError, OSError)
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,9 +10,9 @@ each phrase that it is in the middle of, or else the first token of each phrase 
 among those that have gained as much, in a *bank* for each number of tokens gained, and the places of the beam are
 shared out evenly among the banks. (The paper has places for banks that are empty too and gives these to the fullest
 bank: a beam narrower than the number of tokens then begins each translation with the phrases.) The fullest bank has a
-place at least, and a candidate of its hypotheses gains a token at least: after as many steps as the phrases have tokens
-there is a hypothesis that has used them all, be the beam as narrow as one, unless a phrase is made of what may not be
-written.
+place at least, and a candidate of its hypotheses gains a token at least, unless a word goes on that looked like a whole
+phrase: after as many steps as the phrases have tokens there is a hypothesis that has used them all, be the beam as
+narrow as one. Phrases that cannot be written are left out from the start (:func:`writable`).
 
 A hypothesis ends by itself when it has used all phrases. Others end where the longest translation allowed is reached,
 or where nothing may be written any more.
@@ -25,10 +25,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Candidate", "Choice", "Phrases", "met"]
+__all__ = ["Candidate", "Choice", "Phrases", "met", "writable"]
 
 Progress = tuple[int, ...]
-"""Of each phrase, how many of its tokens are written: whole ones counted as often as they stand."""
+"""Of each phrase, how many of its tokens are written: whole ones counted as often as they stand.
+
+Behind that the phrases that ended with the last token, a bit each: they are none if the word goes on.
+"""
 
 
 class Candidate(NamedTuple):
@@ -71,46 +74,73 @@ def met(
     return tuple(answer)
 
 
+def writable(
+    use: Iterable[Sequence[int]], avoid: Sequence[Sequence[int]], never: Collection[int]
+) -> list[tuple[int, ...]]:
+    """The phrases of ``use`` that have no token of ``never`` and no phrase of ``avoid`` in them."""
+
+    def has(phrase: tuple[int, ...], other: tuple[int, ...]) -> bool:
+        starts = range(len(phrase) - len(other) + 1)
+        return bool(other) and any(phrase[start : start + len(other)] == other for start in starts)
+
+    return [
+        phrase
+        for phrase in map(tuple, use)
+        if not any(token in never for token in phrase) and not any(has(phrase, other) for other in map(tuple, avoid))
+    ]
+
+
 class Phrases:
     """What one sentence has to use, and how its beam is shared out.
 
-    ``total`` is the number of tokens to gain, ``start`` the progress of a hypothesis with nothing written.
+    ``total`` is the number of tokens to gain, ``start`` the progress of a hypothesis with nothing written. A phrase
+    that one of the ``continuing`` tokens comes behind is not used there, as :func:`met` has it.
     """
 
-    def __init__(self, use: Iterable[Sequence[int]]) -> None:
+    def __init__(self, use: Iterable[Sequence[int]], continuing: Collection[int] = frozenset()) -> None:
         counted = Counter(tuple(phrase) for phrase in use if phrase)
         self.phrases = list(counted)
         self.ends = [len(phrase) * times for phrase, times in counted.items()]
         self.total = sum(self.ends)
-        self.start: Progress = (0,) * len(self.phrases)
+        self.start: Progress = (0,) * (len(self.phrases) + 1)
+        self._continuing = continuing
         self._tokens = {token for phrase in self.phrases for token in phrase}
         self._borders = [_borders(phrase) for phrase in self.phrases]
 
     def advance(self, progress: Progress, token: int) -> Progress:
         """The progress after one more token (Knuth, Morris and Pratt 1977, a phrase at a time)."""
-        if token not in self._tokens:
-            return tuple(done - done % len(phrase) for done, phrase in zip(progress, self.phrases, strict=True))
-        after = []
-        for done, end, phrase, borders in zip(progress, self.ends, self.phrases, self._borders, strict=True):
+        *counts, ended = progress
+        if not (ended and token in self._continuing):
+            ended = 0
+            if token not in self._tokens:
+                return (*(done - done % len(phrase) for done, phrase in zip(counts, self.phrases, strict=True)), 0)
+        after, ending = [], 0
+        rows = zip(counts, self.ends, self.phrases, self._borders, strict=True)
+        for number, (done, end, phrase, borders) in enumerate(rows):
+            here = done % len(phrase)
+            done -= here
+            if ended >> number & 1:  # it was the beginning of a longer word
+                done, here = done - len(phrase), borders[len(phrase)]
             if done < end:
-                here = done % len(phrase)
-                done -= here
                 while here and phrase[here] != token:
                     here = borders[here]
-                done += here + (phrase[here] == token)
+                here += phrase[here] == token
+                done += here
+                ending |= (here == len(phrase)) << number
             after.append(done)
-        return tuple(after)
+        return (*after, ending if self._continuing else 0)
 
     def gained(self, progress: Progress) -> int:
         """The tokens of the phrases used, and of the longest one that is being written."""
-        inside = [done % len(phrase) for done, phrase in zip(progress, self.phrases, strict=True)]
-        return sum(progress) - sum(inside) + max(inside, default=0)
+        counts = progress[:-1]
+        inside = [done % len(phrase) for done, phrase in zip(counts, self.phrases, strict=True)]
+        return sum(counts) - sum(inside) + max(inside, default=0)
 
     def wanted(self, progress: Progress) -> list[int]:
         """The tokens that would gain: of the phrases being written, or else of all that are not used yet."""
         unmet = [
             (done % len(phrase), phrase)
-            for done, end, phrase in zip(progress, self.ends, self.phrases, strict=True)
+            for done, end, phrase in zip(progress[:-1], self.ends, self.phrases, strict=True)
             if done < end
         ]
         begun = [(here, phrase) for here, phrase in unmet if here]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nmt.config import DecodingConfig
 from nmt.decoding.beams import Beams, Growth
-from nmt.decoding.constraints import Candidate, Phrases, Progress
+from nmt.decoding.constraints import Candidate, Phrases, Progress, writable
 from nmt.decoding.history import History
 from nmt.decoding.request import Source
 from nmt.decoding.rules import Rules
@@ -78,9 +78,10 @@ class Grower:
         self.diversity = config.diversity
         self._phrases: dict[int, Phrases] = {}
         self._progress: dict[int, list[Progress]] = {}
+        never = frozenset(rules.never.tolist())
         for sentence, source in enumerate(sources):
-            if any(source.use):
-                phrases = Phrases(source.use)
+            if any(use := writable(source.use, source.avoid, never)):
+                phrases = Phrases(use, source.continuing)
                 for number in range(sentence * self.groups, (sentence + 1) * self.groups):
                     self._phrases[number] = phrases
                     self._progress[number] = [phrases.start]

@@ -6,7 +6,7 @@ token that may not be written still has its share. In this order, a later one ov
 - ``forbidden`` ids and BOS are never written;
 - no n-gram of tokens stands twice in a translation (``no_repeat_ngram``, Paulus et al. 2018);
 - what would end a phrase to avoid is not written;
-- behind a phrase to use nothing is written that would make it part of a longer word;
+- behind a phrase to use nothing is written that would make it part of a longer word, but for another phrase to use;
 - within a forced prefix only its next token is. So a prefix has in it what the other rules would take away; what it is
   made of counts for them afterwards, as if it had been chosen.
 
@@ -43,7 +43,8 @@ class Rules:
     ``never`` are the ids that are not written in any of them. ``prefixes`` are padded, their lengths ``forced``.
     Phrases to avoid, K a sentence at most, are their last tokens ``last`` (-1 where there is no phrase) and what has to
     stand before these for the rule to apply, ``before``, aligned to the right and filled up with -1. ``used`` are the
-    phrases to use in the same way, behind which none of the tokens ``continuing`` is written.
+    phrases to use in the same way, behind which none of the tokens ``continuing`` is written, but those with which a
+    ``longer`` one goes on.
     """
 
     eos_id: int
@@ -55,6 +56,7 @@ class Rules:
     last: Int[Tensor, "B K"]
     used: Int[Tensor, "B U X"]
     continuing: Int[Tensor, " C"]
+    longer: Bool[Tensor, "B U C"]
 
     @staticmethod
     def of(
@@ -73,6 +75,8 @@ class Rules:
         width = max(forced, default=0)
         prefixes = [[*source.prefix, *[ANY] * (width - len(source.prefix))] for source in sources]
 
+        continuing = sorted(frozenset().union(*(source.continuing for source in sources if source.use)))
+
         def ids(values: Sequence[object], *shape: int) -> Tensor:
             return on_device(np.array(values, dtype=np.int64).reshape(shape), device)
 
@@ -85,7 +89,8 @@ class Rules:
             before=ids([[phrase[:-1] for phrase in row] for row in avoid], *_shape(avoid, shorter=1)),
             last=ids([[phrase[-1] for phrase in row] for row in avoid], *_shape(avoid)[:2]),
             used=ids(use, *_shape(use)),
-            continuing=ids(sorted(frozenset().union(*(source.continuing for source in sources if source.use))), -1),
+            continuing=ids(continuing, -1),
+            longer=on_device(_longer(use, continuing), device),
         )
 
     @property
@@ -113,8 +118,11 @@ class Rules:
             self._forbid(logits, *self._completing(written, sentences))
         if self.used.shape[1]:
             used = self.used[sentences]
-            behind = (_tail_matches(written, used) & (used[:, :, -1] != ANY)).any(dim=1).nonzero()
-            logits[behind, self.continuing] = -torch.inf
+            behind = _tail_matches(written, used) & (used[:, :, -1] != ANY)
+            ended = behind.any(dim=1).nonzero().squeeze(1)
+            broken = (behind[ended].unsqueeze(2) & ~self.longer[sentences[ended]]).any(dim=1)
+            places = ended.unsqueeze(1), self.continuing
+            logits[places] = logits[places].masked_fill(broken, -torch.inf)
         if len(rows):
             logits[rows] = -torch.inf
             logits[rows, tokens] = kept
@@ -148,6 +156,20 @@ def _table(phrases: Sequence[Sequence[tuple[int, ...]]]) -> list[list[list[int]]
     return [
         [[ANY] * (longest - len(phrase)) + list(phrase) for phrase in [*row, *[()] * (most - len(row))]] for row in real
     ]
+
+
+def _longer(table: list[list[list[int]]], continuing: Sequence[int]) -> Bool[np.ndarray, "B U C"]:
+    """Which tokens may come behind which phrase because another one of its sentence has them there."""
+    longer = np.zeros((*_shape(table)[:2], len(continuing)), dtype=np.bool_)
+    places = {token: place for place, token in enumerate(continuing)}
+    for sentence, row in enumerate(table):
+        phrases = [[token for token in phrase if token != ANY] for phrase in row]
+        for number, phrase in enumerate(phrases):
+            for other in phrases:
+                for end in range(len(phrase), len(other)):
+                    if phrase and other[end - len(phrase) : end] == phrase and other[end] in places:
+                        longer[sentence, number, places[other[end]]] = True
+    return longer
 
 
 def _shape(table: list[list[list[int]]], *, shorter: int = 0) -> tuple[int, int, int]:

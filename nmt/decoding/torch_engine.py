@@ -150,13 +150,14 @@ class TorchEngine:
 
 
 def _best_of(source: Source, constrained: list[Hypothesis], free: list[Hypothesis], nbest: int) -> list[Hypothesis]:
-    """The best of a search for phrases, and of those of a free one that have them all; fewest missing come first."""
+    """The best of a search for phrases, and of those of a free one that miss no more; fewest missing come first."""
 
     def missing(one: Hypothesis) -> int:
         return met(one.tokens, source.use, source.continuing).count(False)
 
     known = {one.tokens for one in constrained}
-    more = [one for one in free if one.tokens not in known and not missing(one)]
+    fewest = min(map(missing, constrained))
+    more = [one for one in free if one.tokens not in known and missing(one) <= fewest]
     return sorted([*constrained, *more], key=lambda one: (missing(one), -one.score))[:nbest] if more else constrained
 
 

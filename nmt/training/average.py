@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from nmt.checkpoint import Checkpoint, Run, check_folder, load_weights, read_tensors
-from nmt.data.corpus import read_eval_pairs
+from nmt.checkpoint import Checkpoint, Run, check_folder, latest_folder, load_weights, read_json, read_tensors
+from nmt.data.corpus import describe, digest_corpus, read_eval_pairs
 from nmt.decoding.torch_engine import pick_device
 from nmt.errors import ConfigError, DataError
 from nmt.models import Seq2Seq
@@ -75,7 +75,7 @@ def save_average(
     that name. ``device`` is ``auto`` or what torch calls it.
 
     Raises ConfigError for a name that cannot be, CheckpointError for a damaged checkpoint or a disk that is full,
-    DataError for a validation set that cannot be read, TrainingError where a training is running.
+    DataError for a validation set that cannot be read or is not the run's, TrainingError where a training is running.
     """
     folder = run.folder / "models" / name
     if not re.fullmatch(r"\w[\w.-]*", name) or re.fullmatch(r"best|average|step-\d+", name):
@@ -95,7 +95,7 @@ def save_average(
 
 
 def _validator(run: Run) -> Validator:
-    """What scores the run's checkpoints. Raises DataError where the validation set cannot be read."""
+    """What scores the run's checkpoints. Raises DataError where the validation set cannot be read, or is another."""
     recipe = run.recipe
     if recipe.data.valid is None:
         raise DataError(f"{run.folder}: its recipe has no data.valid: --no-score does without")
@@ -103,4 +103,11 @@ def _validator(run: Run) -> Validator:
         pairs = read_eval_pairs(recipe.data.valid)
     except DataError as error:
         raise DataError(f"{error}; --no-score does without the validation set") from error
+    known, _ = latest_folder(run.folder / "resume")
+    digest = "" if known is None else str(read_json(known / "state.json").get("valid", ""))
+    if digest not in ("", digest_corpus(recipe.data.valid)):
+        raise DataError(
+            f"{describe(recipe.data.valid)}: not the validation set whose scores the run's checkpoints have: put that "
+            f"back; --no-score does without"
+        )
     return Validator(pairs, run.tokenizers, recipe.training, recipe.decoding, recipe.data.target)

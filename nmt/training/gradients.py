@@ -102,6 +102,8 @@ class Gradients:
             with contextlib.nullcontext() if last else self.ranks.local_gradients(self.objective):
                 with autocast(self.dtype, self.device):
                     loss = self.objective(batch)
+                if last:  # one may have been much slower so far, and the others' patience is short from here on
+                    self.ranks.wait()
                 self._meeting = last and self.ranks.size > 1
                 (loss * share).backward()
                 self._meeting = False

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import Literal
 
 from torch.nn.utils import clip_grad_norm_
 
 from nmt.checkpoint import Checkpoint, Run, check_folder, goodness
 from nmt.config import TrainingConfig
 from nmt.data.batching import Batch, Source
-from nmt.errors import CheckpointError, DivergedError, Interrupted, NmtError
+from nmt.errors import CheckpointError, DivergedError, Interrupted, TrainingError
 from nmt.models import Seq2Seq
 from nmt.training.allocator import forget_most_memory, most_memory
 from nmt.training.average import average
@@ -66,7 +67,7 @@ class Trainer:
         self.gradients = Gradients(state, self.objective, self.dtype)
         self.pace = new_pace(self.config)
         self._rate = 0.0
-        self._unsaved_in_a_row = 0
+        self._unsaved_in_a_row = {"model": 0, "checkpoint": 0}
 
     def train(self, stop: StopRequest) -> Checkpoint:
         """Train to the end of the pace or until ``patience`` is out; gives the model that translates.
@@ -87,14 +88,14 @@ class Trainer:
                 continue
             except Stopped:
                 pass  # the validation is the first thing that the resumed run does
-            except NmtError:
+            except Exception:
                 self._rescue()
                 raise
             if self._any(stop):
                 self._save()
                 raise Interrupted(self._farewell(stop), stop.ending)
             if not position.skipped_in_a_row and self.pace.saves(position):
-                with self._unless_unsaved_again():
+                with self._unless_unsaved_again("checkpoint"):
                     self._save()
         return self._finish(stop)
 
@@ -113,10 +114,15 @@ class Trainer:
         Raises DivergedError where the gradients of several in a row are no numbers.
         """
         self._choose_passes()
-        began = time.monotonic()
-        batches = self._next_batches()
-        waiting = time.monotonic() - began
-        loss, tokens = self.gradients.backward(batches)
+        position, began = self.state.position, time.monotonic()
+        place = position.epoch, position.batch, position.mark
+        try:
+            batches = self._next_batches()
+            waiting = time.monotonic() - began
+            loss, tokens = self.gradients.backward(batches)
+        except Exception:
+            position.epoch, position.batch, position.mark = place  # nothing was learnt from what was taken
+            raise
         (loss,) = self.ranks.total(loss)
         norm = self._update(loss)
         self._count(batches, loss, norm, tokens, waiting)
@@ -202,7 +208,7 @@ class Trainer:
             f"step {before.step}: {reason}: back to step {after.step}, and on at half the learning rate "
             f"({after.retreats} of at most {MAX_RETREATS} times)"
         )
-        with self._unless_unsaved_again():
+        with self._unless_unsaved_again("checkpoint"):
             self._save()
         self._lap()
         self.begin()
@@ -290,7 +296,7 @@ class Trainer:
         else:
             position.waited += 1
         if self.ranks.is_first:
-            with self._unless_unsaved_again():
+            with self._unless_unsaved_again("model"):
                 self.run.save_model(self.state.model, position.step, scores.by_metric())
                 self.run.keep_best(max(1, self.config.average))
         if self.state.schedule.validated(best):
@@ -317,17 +323,24 @@ class Trainer:
     def _scores(self, model: Seq2Seq, stop: StopRequest) -> Scores:
         """The validation of a model, by the first process for all.
 
-        Raises DivergedError where the loss is no number, Stopped where the first process was told to stop.
+        Raises DivergedError where the loss is no number, Stopped where the first process was told to stop. Where it
+        fails, what all have come to is saved first.
         """
-        stopped, figures = False, (math.nan,) * len(fields(Scores))
+        fault: Exception | None = None
+        figures = (math.nan,) * len(fields(Scores))
         if self.ranks.is_first:
             try:
                 figures = astuple(self.validator(model, self.device, self.dtype, stop))
-            except Stopped:
-                stopped = True
-        stopped_first, *values = self.ranks.of_first(stopped, *figures)
-        if stopped_first:
+            except Exception as error:
+                fault = error
+        stopped, failed, *values = self.ranks.of_first(isinstance(fault, Stopped), fault is not None, *figures)
+        if stopped:
             raise Stopped
+        if failed:
+            if self.ranks.size > 1:
+                with contextlib.suppress(CheckpointError):
+                    self._save()
+            raise fault or TrainingError("the first process could not validate, and says why")
         scores = Scores(*values)
         if not math.isfinite(scores.loss):
             raise DivergedError("the loss of the validation set is not a number any more")
@@ -341,17 +354,20 @@ class Trainer:
     # ------------------------------------------------------------------------------------------ what cannot be written
 
     @contextlib.contextmanager
-    def _unless_unsaved_again(self) -> Iterator[None]:
-        """A checkpoint that cannot be written is told of and done without; the third in a row ends the run."""
+    def _unless_unsaved_again(self, kind: Literal["model", "checkpoint"]) -> Iterator[None]:
+        """A model or a checkpoint to go on from that cannot be written is told of and done without.
+
+        The third of a kind in a row ends the run: a disk may have room for the smaller ones alone.
+        """
         try:
             yield
         except CheckpointError as error:
-            self._unsaved_in_a_row += 1
-            if self._unsaved_in_a_row == MAX_UNSAVED_IN_A_ROW:
+            self._unsaved_in_a_row[kind] += 1
+            if self._unsaved_in_a_row[kind] == MAX_UNSAVED_IN_A_ROW:
                 raise
             self.reporter.warn(f"{error}; training goes on, and writes the next one where it can")
         else:
-            self._unsaved_in_a_row = 0
+            self._unsaved_in_a_row[kind] = 0
 
     @contextlib.contextmanager
     def _unless_lost(self, path: Path) -> Iterator[None]:
@@ -372,9 +388,12 @@ class Trainer:
         return is_over(self.config, self.pace, self.state.position)
 
     def _rescue(self) -> None:
-        """Save what a process alone has come to, before an error ends it: of several, the others wait elsewhere."""
+        """Save what a process alone has come to, before an error ends it: of several, the others wait elsewhere.
+
+        Whatever saving raises then, the error is what counts.
+        """
         if self.ranks.size == 1 and not self.state.position.skipped_in_a_row:
-            with contextlib.suppress(CheckpointError):
+            with contextlib.suppress(Exception):
                 self._save()
 
     def _save(self) -> None:
@@ -401,7 +420,7 @@ class Trainer:
         """
         if self.config.average > 1:  # which takes its time
             self._lap()
-            with self._unless_unsaved_again():
+            with self._unless_unsaved_again("checkpoint"):
                 self._save()
         stopped = False
         if self.ranks.is_first:
@@ -414,7 +433,7 @@ class Trainer:
             raise Interrupted(self._farewell(stop), stop.ending)
         self._lap()
         position = self.state.position
-        position.spent = self.config.budget
+        position.spent = 0.0 if is_out_of_patience(self.config, position) else self.config.budget
         position.finished = position.step
         self._save()
         self.reporter.note(
@@ -430,10 +449,15 @@ class Trainer:
         if len(candidates) > 1:
             averaged: Seq2Seq = average(self.run, candidates).to(self.device)
             scores = self.validator(averaged, self.device, self.dtype, stop)
-            self.run.save_model(averaged, 0, scores.by_metric(), name="average")
             self.reporter.note(
                 f"the average of the best {len(candidates)}: BLEU {scores.bleu:.2f}, perplexity {scores.perplexity:.2f}"
             )
+            before = next((one for one in self.run.checkpoints() if one.name == "average"), None)
+            metric = self.config.metric
+            if before and goodness(metric, before.scores) > goodness(metric, scores.by_metric()):
+                self.reporter.note("the average that was made before is better, and stays")
+            else:
+                self.run.save_model(averaged, 0, scores.by_metric(), name="average")
 
     def _is_whole(self, checkpoint: Checkpoint) -> bool:
         """Whether a checkpoint can be averaged; a damaged one is named."""
@@ -447,5 +471,10 @@ class Trainer:
 
 def is_over(config: TrainingConfig, pace: Pace, position: Position) -> bool:
     """Whether a training has come to its end, by its pace or because patience is out."""
+    return pace.is_over(position) or is_out_of_patience(config, position)
+
+
+def is_out_of_patience(config: TrainingConfig, position: Position) -> bool:
+    """Whether so many validations in a row were no better; before batches go through twice none is the last word."""
     settled = position.twice or not config.consistency
-    return pace.is_over(position) or (settled and 0 < config.patience <= position.waited)
+    return settled and 0 < config.patience <= position.waited

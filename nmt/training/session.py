@@ -7,8 +7,10 @@ Then tokenizers, token ids, model, and the loop.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from nmt.training.allocator import keep_few_kernels
 from nmt.training.lock import alone_in
 from nmt.training.loop import Trainer, is_over
 from nmt.training.pace import new_pace
+from nmt.training.precision import resolve_precision
 from nmt.training.report import Log, Reporter, need_tensorboard
 from nmt.training.signals import StopRequest
 from nmt.training.state import TrainingState, new_state
@@ -102,7 +105,7 @@ def train(
                 run = Run(session.folder, recipe, Run.open(session.folder).tokenizers)
             else:
                 run = (_resumed if session.resume else _begun)(recipe, session, reporter)
-        recipe = run.recipe
+        before, recipe = Run.open(session.folder).recipe if session.resume else recipe, run.recipe
         training, valid_corpus = recipe.training, recipe.data.valid
         assert valid_corpus is not None, "resumed under a recipe that was checked"
         state = new_state(run, device, ranks)
@@ -114,12 +117,17 @@ def train(
             ranks.wait()  # until all have read the run
             over = is_over(training, new_pace(training), state.position)
             if over and state.position.finished == state.position.step and not run.lacks_average():
+                _check_finished(state, valid_corpus, session)
                 _settle(run, session, ranks)
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
+            _take_up(state, before, recipe, session, reporter)
             reporter.note(f"{run.folder}: going on from step {state.position.step}")
         same_set = _is_same_validation(state, valid_corpus, session)
         source, longest_sides = _source(run, state, session, reporter, ranks)
+        _check_agreed(recipe, state, device, ranks)
+        if training.consistency and not _drops(recipe.model.model_dump()):
+            reporter.warn("training.consistency: nothing is dropped in this model: both passes of a batch are the same")
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
         validator.check(state.model, device)
         _check_positions(recipe, state.model, longest_sides, validator)
@@ -306,6 +314,60 @@ def _is_same_validation(state: TrainingState, corpus: AnyCorpus, session: Sessio
         )
     state.valid = digest
     return is_same
+
+
+def _check_finished(state: TrainingState, corpus: AnyCorpus, session: Session) -> None:
+    """Raise ConfigError where a forced recipe would have scores of a finished run be those of another set."""
+    if session.force and state.valid not in ("", digest_corpus(corpus)):
+        raise ConfigError(
+            f"{session.folder}: this run is finished, and its scores are those of another validation set than "
+            f"{describe(corpus)}: nmt evaluate {session.folder} --source FILE --reference FILE has those of a new one"
+        )
+
+
+def _take_up(state: TrainingState, before: Recipe, recipe: Recipe, session: Session, reporter: Reporter) -> None:
+    """Have what a forced recipe says anew of rates, batches and time count from here on.
+
+    Raises ConfigError where its budget is less than what the run has taken.
+    """
+    position, budget = state.position, recipe.training.budget
+    changed = [difference.partition(":")[0] for difference in differences(before, recipe)]
+    if "training.budget" in changed and 0 < budget <= position.seconds:
+        raise ConfigError(
+            f"{session.folder}: training.budget is for the whole run, which has taken {position.seconds / 60:.1f} of "
+            f"these {budget / 60:.1f} minutes already: give more"
+        )
+    rates = ("training.learning_rate", "training.schedule.")
+    if any(key.startswith(rates) for key in changed) and (state.schedule.factor != 1.0 or position.retreats):
+        reporter.note(f"the learning rate is the recipe's again, and no longer {state.schedule.factor:g} times that")
+        state.schedule.factor, position.retreats = 1.0, 0
+    if "training.batch_tokens" in changed:
+        position.room = 0
+
+
+def _check_agreed(recipe: Recipe, state: TrainingState, device: torch.device, ranks: Ranks) -> None:
+    """Raise ConfigError, in all processes, where one has another recipe, other data or another type of products."""
+    rest = json.dumps(recipe.model_dump(mode="json", exclude={"data"}), sort_keys=True)
+    mine = {
+        "recipe": hashlib.sha256(rest.encode()).hexdigest(),
+        "training data": state.data,
+        "training.precision": str(resolve_precision(recipe.training.precision, device)),
+    }
+    first, *others = map(json.loads, ranks.collect(json.dumps(mine)))
+    for rank, other in enumerate(others, 1):
+        if unlike := [name for name in mine if other[name] != first[name]]:
+            raise ConfigError(
+                f"process {rank} of {ranks.size} has another {' and another '.join(unlike)} than the first: start all "
+                f"with the same command, on the same files and on like machines"
+            )
+
+
+def _drops(values: Mapping[str, Any]) -> bool:
+    """Whether a part of a recipe has dropout of any kind."""
+    return any(
+        _drops(value) if isinstance(value, Mapping) else name.endswith("dropout") and value > 0
+        for name, value in values.items()
+    )
 
 
 def _compare_anew(run: Run, state: TrainingState, validator: Validator, same_set: bool, ranks: Ranks) -> bool:

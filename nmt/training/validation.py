@@ -19,6 +19,7 @@ from nmt.decoding.request import Source
 from nmt.decoding.scoring import evaluating
 from nmt.decoding.torch_engine import TorchEngine
 from nmt.decoding.translator import Translator
+from nmt.errors import NmtError, is_out_of_memory
 from nmt.evaluation.metrics import Tokenization, default_tokenization, evaluate
 from nmt.models import Seq2Seq
 from nmt.training.loss import perplexity, token_loss
@@ -90,11 +91,8 @@ class Validator:
             for batch in self.batches:
                 if stop:
                     raise Stopped
-                moved = batch.to(device)
-                decoded = model(moved)
-                loss = token_loss(decoded.features, model.output.weight, moved.target_out, moved.target_mask)
-                nll += float(loss.negative_log_likelihood)
-                tokens += moved.target_tokens
+                nll += _loss(model, batch.to(device))
+                tokens += batch.target_tokens
         if not math.isfinite(nll):
             return Scores(math.nan, math.inf, 0.0, 0.0, time.monotonic() - start)
         engine = _Stoppable(TorchEngine(model, self.tokenizers, device), stop)
@@ -105,6 +103,29 @@ class Validator:
         )
         seconds = time.monotonic() - start
         return Scores(nll / max(tokens, 1), perplexity(nll, tokens), bleu.value, chrf.value, seconds)
+
+
+def _loss(model: Seq2Seq, batch: Batch) -> float:
+    """The negative log-likelihood of a batch, of its halves one by one where memory does not suffice.
+
+    Raises NmtError where it does not suffice for a single pair.
+    """
+    try:
+        decoded = model(batch)
+        loss = token_loss(decoded.features, model.output.weight, batch.target_out, batch.target_mask)
+        return float(loss.negative_log_likelihood)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if batch.source.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if len(batch) == 1:
+        source, target = batch.source.shape[1], batch.target_in.shape[1]
+        raise NmtError(
+            f"data.valid: out of memory over one pair of {source} source and {target} target tokens: take it out of "
+            f"the validation set"
+        )
+    return sum(_loss(model, half) for half in batch.halves())
 
 
 class _Stoppable:

@@ -211,7 +211,7 @@ def test_a_long_pair_is_an_error_or_cut(
     pairs = write(tmp_path / "pairs", text_of(["cat\tchat", f"a\t{'b ' * 20}", "a\tb", f"{'a ' * 20}\tb"]))
     assert main(["score", str(untrained_run), "-i", pairs]) == 3
     captured = capfdbinary.readouterr()
-    assert captured.out == b""
+    assert len(numbers(captured.out)) == 1  # what comes before it is scored
     assert captured.err.startswith(b"nmt: error: line 2: ")
     assert b"more than the 11 and 11 read at once; shorten it, or have it cut by --on-long cut" in captured.err
     assert main(["score", str(untrained_run), "-i", pairs, "--on-long", "cut"]) == 0

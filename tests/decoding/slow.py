@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -49,6 +49,12 @@ def allowed_after(written: Tokens, wish: Source, no_repeat_ngram: int, vocabular
         if not any((*written, word)[-len(phrase) :] == phrase for phrase in wish.avoid)
         and not (no_repeat_ngram and (*written, word)[-no_repeat_ngram:] in ngrams)
     }
+
+
+def writable(wish: Source) -> Source:
+    """What is left to wish for when what may not be written is not: UNK, BOS and what is to be avoided."""
+    bad = [letters(phrase) for phrase in (*wish.avoid, (PAD,), (UNK,), (BOS,)) if phrase]
+    return replace(wish, use=tuple(one for one in wish.use if not any(part in letters(one) for part in bad)))
 
 
 def letters(tokens: Tokens) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nmt.decoding.constraints import Candidate, Phrases, met
+from nmt.decoding.constraints import writable as may_be_written
 from nmt.decoding.request import Source
 from nmt.errors import ConfigError
 from tests.decoding.slow import (
@@ -27,6 +28,7 @@ from tests.decoding.slow import (
     letters,
     search,
     uses_all,
+    writable,
 )
 
 
@@ -64,6 +66,23 @@ def test_progress_is_what_strings_say(seed: int) -> None:
                 min(letters(tokens).count(letters(phrase)), use.count(phrase)) for phrase in set(use)
             )
     assert set(phrases.advance(progress[4, 5], 99)) <= {len(phrase) * n for phrase in use for n in range(3)}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_word_goes_on_behind_is_not_used(seed: int) -> None:
+    """Every sentence of three words up to a length of seven, two of which go on with the word before."""
+    draw = random.Random(seed)
+    use, continuing = random_use(draw, range(4, 7), longest=3), {5, 6}
+    phrases = Phrases(use, continuing)
+    progress: dict[Tokens, Tokens] = {(): phrases.start}
+    for length in range(1, 8):
+        for tokens in itertools.product((4, 5, 6), repeat=length):
+            here = progress[tokens] = phrases.advance(progress[tokens[:-1]], tokens[-1])
+            whole = sum(done - done % len(phrase) for done, phrase in zip(here[:-1], phrases.phrases, strict=True))
+            times = zip(use, met(tokens, use, continuing), strict=True)
+            assert whole == sum(len(phrase) for phrase, is_met in times if is_met), (tokens, use)
+            assert (phrases.gained(here) == phrases.total) == (whole == phrases.total)
+            assert bool(phrases.wanted(here)) == (whole < phrases.total)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -138,6 +157,7 @@ def test_a_beam_wide_enough_finds_the_best_with_all_phrases(table_model: Any, se
     for nbest in (1, 300):
         for wish, found in zip(wishes, search(model, wishes, config=settings, nbest=nbest), strict=True):
             longest = max(len(wish.tokens) + 1, len(wish.prefix) + sum(map(len, wish.use)) + 1)
+            wish = writable(wish)
             expected = enumerated(model, wish, settings, longest)[:nbest]
             whole = [pair for pair in as_pairs(found) if uses_all(pair[1], wish.use)]
             assert whole == about(expected)
@@ -164,7 +184,7 @@ def test_a_narrow_beam_agrees_with_a_slow_one(table_model: Any, beam: int) -> No
         nbest = (beam + 1) // 2
         for wish, found in zip(wishes, search(model, wishes, config=settings, nbest=nbest), strict=True):
             longest = max(len(wish.tokens) + 1, sum(map(len, wish.use)) + 1)
-            expected, _ = SlowSearch(model, wish, settings, longest).run(nbest)
+            expected, _ = SlowSearch(model, writable(wish), settings, longest).run(nbest)
             assert as_pairs(found) == about(expected)
             missing += not uses_all(found[0].tokens, wish.use)
     assert missing > 0  # a phrase that has a token to avoid in it, or an n-gram that is there already
@@ -197,6 +217,42 @@ def test_a_phrase_that_cannot_be_written_is_missing_and_the_others_are_there(tab
     (short,) = search(model, [Source((10,) * 6, use=((4, 5), (6, 7)))], config=config(beam=3), max_length=4)
     assert len(short[0].tokens) == 3
     assert met(short[0].tokens, ((4, 5), (6, 7))).count(True) == 1
+
+
+def test_which_phrases_can_be_written_by_hand() -> None:
+    use = ((4, 5), (6,), (4, 6, 7), ())
+    assert may_be_written(use, (), ()) == [*use]
+    assert may_be_written(use, ((6, 7),), ()) == [(4, 5), (6,), ()]
+    assert may_be_written(use, ((6,), ()), {5}) == [()]
+
+
+def test_a_phrase_that_cannot_be_written_does_not_change_the_translation(table_model: Any) -> None:
+    """It is not waited for until the longest translation allowed."""
+    model = table_model(vocabulary=9)
+    model.table[..., EOS] += 2.0
+    wishes = [
+        Source((10,) * 6, use=((4, UNK),)),
+        Source((11,) * 6, use=((7,), (5, 6)), avoid=((7,),)),
+    ]
+    found = search(model, wishes, config=config(beam=3))
+    plain = [replace(wishes[0], use=()), replace(wishes[1], use=((5, 6),))]
+    assert [as_pairs(one) for one in found] == [
+        as_pairs(search(model, [wish], config=config(beam=3))[0]) for wish in plain
+    ]
+    assert len(found[0][0].tokens) < 6
+
+
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_a_word_and_a_longer_one_that_begins_with_it(table_model: Any, beam: int) -> None:
+    """Tokens 7 and 8 go on with a word: 4 and 4 7 are two words, and both are used."""
+    for seed in range(6):
+        model = table_model(vocabulary=9, seed=seed)
+        wish = Source((10,) * 9, use=((4,), (4, 7)), continuing=frozenset({7, 8}))
+        ((one,),) = search(model, [wish], config=config(beam=beam))
+        assert all(met(one.tokens, wish.use, wish.continuing)), one.tokens
+        begun_word = replace(wish, use=((4,),), prefix=(4, 8))  # which the prefix has in a longer one only
+        ((other,),) = search(model, [begun_word], config=config(beam=beam))
+        assert all(met(other.tokens, begun_word.use, wish.continuing)), other.tokens
 
 
 def test_phrases_in_a_prefix_are_used(table_model: Any) -> None:

@@ -229,6 +229,12 @@ def test_behind_a_phrase_to_use_no_word_goes_on() -> None:
         rules.forbid_(logits, torch.tensor([written]), torch.tensor([sentence]))
         assert (logits[0, [8, 9]] == 0).tolist() == [allowed, allowed], (written, sentence)
         assert logits[0, EOS] == 0
+    nested = [Source((), use=((4, 5), (3, 4, 5, 8, 9)), continuing=free), Source((), use=((6,),), continuing=free)]
+    rules = Rules.of(nested, DecodingConfig(), bos_id=BOS, eos_id=EOS, device=torch.device("cpu"))
+    logits = torch.zeros(2, 12)
+    rules.forbid_(logits, torch.tensor([[4, 5], [5, 6]]), torch.tensor([0, 1]))
+    assert (logits[:, [8, 9]] == 0).tolist() == [[True, False], [False, False]]  # the other phrase goes on with 8
+    rules = Rules.of(sources, DecodingConfig(), bos_id=BOS, eos_id=EOS, device=torch.device("cpu"))
     forced = torch.zeros(1, 12)
     rules.forbid_(forced, torch.tensor([[5]]), torch.tensor([1]))
     assert (forced[0] == 0).nonzero().flatten().tolist() == [8]
