@@ -589,7 +589,7 @@ class DecodingConfig(Frozen):
     stopping: Literal["fast", "exact"] = "fast"
     no_repeat_ngram: int = Field(default=0, ge=0)
     groups: int = Field(default=1, ge=1)
-    diversity: float = Field(default=0.5, ge=0.0)
+    diversity: float = Field(default=0.5, ge=0.0, le=1e6)
     sampling: bool = False
     temperature: float = Field(default=1.0, gt=0.0)
     top_k: int = Field(default=0, ge=0)

@@ -332,6 +332,32 @@ class _Frames(io.RawIOBase):
 # --------------------------------------------------------------------------------------------------------------- output
 
 
+def _held(path: Path, name: Path) -> BinaryIO:
+    """A file open for writing at its end, as it is; a regular one is nobody else's until it is closed.
+
+    Raises NmtError where another writer holds it, OSError where it cannot be opened.
+    """
+    while True:
+        raw = path.open("ab")
+        try:
+            if sys.platform == "win32" or not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+                return raw
+            import fcntl
+
+            try:
+                fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise NmtError(f"{name}: another command is writing it: wait for that, or name another file") from error
+            except OSError:  # there are file systems that know of no locks
+                return raw
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(raw.fileno())):
+                return raw
+        except BaseException:
+            raw.close()
+            raise
+        raw.close()  # whoever held it has given it its name meanwhile
+
+
 class LineWriter:
     """Writes lines of UTF-8 to a file, compressed as its ending says, or to stdout, where each appears at once."""
 
@@ -345,13 +371,16 @@ class LineWriter:
         """A writer to ``path``; ``-`` is stdout.
 
         ``name`` is what the file will be called in the end: its ending says how it is compressed, and messages name it.
-        ``append`` goes on behind what a plain file has. Raises NmtError where the file cannot be written.
+        ``append`` goes on behind what a plain file has. Raises NmtError where the file cannot be written, or where
+        another writer is at it.
         """
         if path == STANDARD:
             return cls(sys.stdout.buffer, None, path)
         name = name or path
         try:
-            raw = path.open("ab" if append else "wb")
+            raw = _held(path, name)
+            if not append and stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+                raw.truncate(0)
         except OSError as error:
             raise NmtError(f"{name}: cannot be written: {error.strerror}") from error
         compress: dict[str, Callable[[BinaryIO], object]] = {

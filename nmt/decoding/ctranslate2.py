@@ -33,13 +33,22 @@ from nmt.errors import CheckpointError, ConfigError, NmtError, is_out_of_memory
 if TYPE_CHECKING:
     import ctranslate2
 
-__all__ = ["CTranslate2Engine"]
+__all__ = ["PLAIN", "CTranslate2Engine", "cannot"]
 
 PATIENCE = 2
 """CTranslate2 stops when so many beams full of translations have ended."""
 
 FORCED_TOKENS = 1024
 """Tokens scored at a time: their logits over the whole vocabulary are held at once."""
+
+
+PLAIN: dict[str, Any] = {"coverage_penalty": 0.0, "stopping": "fast", "groups": 1, "sampling": False, "mbr": "none"}
+"""What CTranslate2 has one way of only, or none: that way."""
+
+
+def cannot(config: DecodingConfig) -> list[str]:
+    """What of a search CTranslate2 cannot do, by the names of the fields."""
+    return [name for name, plain in PLAIN.items() if getattr(config, name) != plain]
 
 
 class CTranslate2Engine:
@@ -54,18 +63,9 @@ class CTranslate2Engine:
 
     def check(self, config: DecodingConfig, *, nbest: int, attention: bool) -> None:
         """Raise ConfigError for a search that CTranslate2 has not, or for numbers that the export has not."""
-        cannot = {
-            "--coverage-penalty": config.coverage_penalty > 0,
-            "--stopping exact": config.stopping == "exact",
-            "--groups": config.groups > 1,
-            "--sampling": config.sampling,
-            "--mbr": config.mbr != "none",
-        }
-        for flag, is_asked in cannot.items():
-            if is_asked:
-                raise ConfigError(
-                    f"{flag}: CTranslate2 cannot; use the run itself or an export to onnx, or leave it out"
-                )
+        for name in cannot(config):
+            flag = "--stopping exact" if name == "stopping" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag}: CTranslate2 cannot; use the run itself or an export to onnx, or leave it out")
         check_nbest(nbest, config)
         check_precision(self._quantization, config)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,6 +38,21 @@ class _Each:
     def select(self, rows: Int[Tensor, " R"]) -> _Each:
         """Those of the given rows."""
         return _Each(tuple(part.select(rows) for part in self.parts))
+
+
+class _Mixed(Step):
+    """A step whose ``attention``, the mean of where its members looked, is worked out when it is asked for."""
+
+    steps: Sequence[Step]
+
+    def __init__(self, features: Float[Tensor, "R V"], state: _Each, steps: Sequence[Step]) -> None:
+        vars(self).update(features=features, state=state, steps=steps)
+
+    @cached_property
+    def attention(self) -> Float[Tensor, "R S"]:
+        """A distribution over the source a row."""
+        looks = [step.attention for step in self.steps]
+        return sum(looks[1:], looks[0]) / len(looks)
 
 
 class Ensemble(nn.Module):
@@ -80,8 +96,7 @@ class Ensemble(nn.Module):
             own = wide(member.logits(step.features)).log_softmax(dim=-1)
             mixed = own if mixed is None else torch.logaddexp(mixed, own)
         assert mixed is not None, "an ensemble has members"
-        looks = sum((step.attention for step in steps[1:]), steps[0].attention) / len(steps)
-        return Step(mixed - math.log(len(steps)), _Each(tuple(step.state for step in steps)), looks)
+        return _Mixed(mixed - math.log(len(steps)), _Each(tuple(step.state for step in steps)), steps)
 
     def logits(self, features: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
         """The log-probabilities of the next token, in a tensor of their own."""

@@ -46,7 +46,8 @@ class Export:
     """An exported model: who runs it, how, and where it came from.
 
     ``run`` is the signature of the model that was exported (:func:`nmt.evaluation.signature.sign_model`). The longest
-    source and target are in tokens, EOS counted; None where there is no bound.
+    source and target are in tokens, EOS counted; None where there is no bound. ``learnt`` is how many pieces the
+    sentences had at most that the model was trained on, 0 being any number.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class Export:
     longest_source: int | None
     longest_target: int | None
     run: Mapping[str, str]
+    learnt: int = 0
 
     def files(self) -> dict[str, bytes]:
         """The files that every export has, by name; those of its engine come beside them."""
@@ -67,6 +69,7 @@ class Export:
             "decoding": self.decoding.model_dump(mode="json"),
             "longest_source": self.longest_source,
             "longest_target": self.longest_target,
+            "learnt": self.learnt,
             "joint": self.tokenizers.joint,
             "run": dict(self.run),
         }
@@ -108,6 +111,7 @@ class Export:
                 longest_source=limits[0],
                 longest_target=limits[1],
                 run=dict(said["run"]),
+                learnt=max(0, int(said.get("learnt", 0))),
             )
         except (KeyError, TypeError, ValueError) as error:  # pydantic's error is a ValueError
             raise CheckpointError(f"{folder / EXPORT}: damaged: {str(error).splitlines()[0]}") from error

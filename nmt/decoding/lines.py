@@ -94,7 +94,9 @@ class Counts:
 class Lines:
     """Makes parts of lines, of at most ``longest`` tokens with EOS, and translations of what was found for them.
 
-    ``longest_target`` is the longest that a translation may be, EOS counted, if the model has such a limit.
+    ``longest_target`` is the longest that a translation may be, EOS counted, if the model has such a limit. ``learnt``
+    is how long the sentences were that it was trained on, if they were of bounded length: where lines that are too long
+    are split, one that is longer than that and has several sentences is translated in parts, too.
     """
 
     def __init__(
@@ -104,10 +106,12 @@ class Lines:
         longest: int,
         counts: Counts,
         longest_target: int | None = None,
+        learnt: int = 0,
     ) -> None:
         self.tokenizers = tokenizers
         self.decoding = decoding
         self.longest = longest
+        self.learnt = learnt
         self.longest_target = longest_target
         self.counts = counts
 
@@ -118,7 +122,8 @@ class Lines:
             return []
         whole = self._part(line, number, words)
         if len(whole.tokens) < self.longest:
-            return self._ask([whole], request) if whole.tokens else []
+            is_new = 0 < self.learnt < len(whole.tokens) and self.decoding.on_long == "split"
+            return self._ask(self._split(line, whole, words) if is_new else [whole], request) if whole.tokens else []
         match self.decoding.on_long:
             case "error":
                 raise DataError(
@@ -144,16 +149,19 @@ class Lines:
         return replace(whole, source=Source(whole.tokens[:limit]), words=whole.words[:limit])
 
     def _split(self, line: str, whole: Part, words: bool) -> list[Part]:
-        """A line that is too long as parts that are not."""
+        """A line that is too long as parts that are not, but for single sentences that can be read at once."""
         encode, limit = self.tokenizers.source.encode, self.longest - 1
-        texts = split_line(line, limit, lambda text: len(encode(text)), together=TOGETHER)
+        together = min(TOGETHER, self.learnt or TOGETHER) if len(whole.tokens) > limit else self.learnt
+        texts = split_line(line, limit, lambda text: len(encode(text)), together=together)
+        if len(texts) == 1:
+            return [whole]
         if not self.counts.split:
             _log.warning(
-                "line %d has %d pieces, more than the %d read at once: it is translated in %d parts, cut at the ends "
-                "of sentences where that is possible (said once)",
+                "line %d has %d pieces, more than %s: it is translated in %d parts, cut at the ends of sentences where "
+                "that is possible (said once)",
                 whole.number,
                 len(whole.tokens),
-                limit,
+                f"the {limit} read at once" if len(whole.tokens) > limit else f"the {self.learnt} of training",
                 len(texts),
             )
         self.counts.split += 1

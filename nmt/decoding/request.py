@@ -15,8 +15,9 @@ class Request:
     """A line, and what its translation has to be like.
 
     The translation begins with ``prefix``, has every phrase of ``use`` in it and none of ``avoid``. Phrases are matched
-    piece by piece, as the target's tokenizer cuts them: what is spelt in other pieces is another phrase. Raises
-    ConfigError for one phrase in place of phrases.
+    piece by piece, as the target's tokenizer cuts them: what is spelt in other pieces is another phrase. Of a text that
+    is translated in parts, being too long, the first part has them all. Raises ConfigError for one phrase in place of
+    phrases.
     """
 
     text: str

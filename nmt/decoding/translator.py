@@ -7,6 +7,8 @@ translations come back in the order of the lines. One line gives one translation
 - a line longer than the model can read, or longer than :data:`LONGEST` pieces, is cut into parts
   (:mod:`nmt.decoding.splitting`), whose translations are joined; or, as ``on_long`` has it, only its beginning is
   translated, or it is an error;
+- one of several sentences that is longer than those that the model was trained on (``data.max_length``) is cut between
+  them, unless ``on_long`` is one of the others;
 - where memory does not suffice for a batch, its halves are tried.
 
 What searches is an :class:`~nmt.decoding.engine.Engine`: this module knows nothing of torch.
@@ -72,22 +74,28 @@ class Translator:
     are for one at a time.
     """
 
-    def __init__(self, engine: Engine, tokenizers: Tokenizers, decoding: DecodingConfig) -> None:
+    def __init__(self, engine: Engine, tokenizers: Tokenizers, decoding: DecodingConfig, learnt: int = 0) -> None:
+        """``learnt`` is the length in pieces of the longest sentences that the model was trained on; 0 is any."""
         self.engine = engine
         self.tokenizers = tokenizers
         self.decoding = decoding
+        self.learnt = learnt
         self.counts = Counts()
         limits = (LONGEST, engine.longest_source, engine.longest_target)
         self.longest_source = min(limit for limit in limits if limit is not None)
 
     @staticmethod
     def of(
-        model: Seq2Seq, tokenizers: Tokenizers, decoding: DecodingConfig, device: torch.device | str = "cpu"
+        model: Seq2Seq,
+        tokenizers: Tokenizers,
+        decoding: DecodingConfig,
+        device: torch.device | str = "cpu",
+        learnt: int = 0,
     ) -> Translator:
         """The translator of a model in memory."""
         from nmt.decoding.torch_engine import TorchEngine
 
-        return Translator(TorchEngine(model, tokenizers, device), tokenizers, decoding)
+        return Translator(TorchEngine(model, tokenizers, device), tokenizers, decoding, learnt)
 
     @staticmethod
     def load(
@@ -128,7 +136,8 @@ class Translator:
         models = [run.load_model(which, device=str(place)) for run in runs]
         model = Ensemble(models) if others else models[0]
         engine = TorchEngine(model, runs[0].tokenizers, place)
-        return Translator(engine, runs[0].tokenizers, engine.resolved(settings))
+        lengths = [run.recipe.data.max_length for run in runs]
+        return Translator(engine, runs[0].tokenizers, engine.resolved(settings), min(filter(None, lengths), default=0))
 
     @property
     def model(self) -> Seq2Seq:
@@ -179,8 +188,8 @@ class Translator:
         """One translation a line, in order; lines are read a window ahead, and as translations are asked for.
 
         Each has its ``nbest`` hypotheses, with their ``attention`` if asked for. ``first`` is the number of the first
-        line, for messages. ``decoding`` overrides for this call
-        what the translator was loaded with: ``translate(lines, beam=1)``.
+        line, for messages. ``decoding`` overrides for this call what the translator was loaded with:
+        ``translate(lines, beam=1)``.
 
         Raises ConfigError at once for an override that cannot be, where ``nbest`` exceeds the beam, or for a line in
         place of lines; as it goes, DataError for a line that is too long where that is an error, NmtError where the
@@ -214,7 +223,9 @@ class Translator:
         wanted = _Wanted(nbest, attention, words or attention)
         self.check(nbest, attention=attention)
         requests = [line if isinstance(line, Request) else Request(line) for line in lines]
-        reading = Lines(self.tokenizers, self.decoding, self.longest_source, self.counts, self.engine.longest_target)
+        reading = Lines(
+            self.tokenizers, self.decoding, self.longest_source, self.counts, self.engine.longest_target, self.learnt
+        )
         lines_parts = [
             reading.parts(request, number, words=wanted.words) for number, request in enumerate(requests, first)
         ]
@@ -253,7 +264,9 @@ class Translator:
                 raise
         if len(parts) == 1:
             told = f"line {parts[0].number}: out of memory over one sentence of {len(parts[0].tokens)} pieces"
-            if self.decoding.draws or self.decoding.beam == 1:
+            if self.decoding.draws:
+                raise NmtError(f"{told}: draw fewer samples of it, or shorten it")
+            if self.decoding.beam == 1:
                 raise NmtError(f"{told}: shorten it")
             raise NmtError(f"{told}: use a smaller beam than {self.decoding.beam}")
         half = (len(parts) + 1) // 2
@@ -277,7 +290,8 @@ def _exported(
         raise ConfigError(f"{folder}: an export holds one model, and no checkpoint {which!r}")
     export = Export.open(folder)
     settings = overridden(export.decoding, decoding, wishes)
-    return Translator(export.engine(folder, device=device, threads=threads), export.tokenizers, settings)
+    engine = export.engine(folder, device=device, threads=threads)
+    return Translator(engine, export.tokenizers, settings, export.learnt)
 
 
 def overridden(

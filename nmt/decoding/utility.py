@@ -78,12 +78,12 @@ def _overlaps(texts: Sequence[Sequence[Counter[Any]]]) -> tuple[Int[np.ndarray, 
 
     A text comes as K counters of its n-grams, those of one order in each.
     """
-    matches = np.zeros((len(texts), len(texts), len(texts[0])), np.int64)
+    matches = np.zeros((len(texts), len(texts), len(texts[0])), np.int32)
     totals = np.zeros((len(texts), len(texts[0])), np.int64)
     for order, counters in enumerate(zip(*texts, strict=True)):
         numbers: dict[Any, int] = {}
         own = [np.array([numbers.setdefault(ngram, len(numbers)) for ngram in counter], int) for counter in counters]
-        table = np.zeros((len(texts), len(numbers)), np.int64)
+        table = np.zeros((len(texts), len(numbers)), np.int32)
         for row, (columns, counter) in enumerate(zip(own, counters, strict=True)):
             table[row, columns] = list(counter.values())
         totals[:, order] = table.sum(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import assert_never
 
 from nmt.checkpoint import Run, beside, write_folder
+from nmt.config import DecodingConfig
+from nmt.decoding.ctranslate2 import PLAIN, cannot
 from nmt.decoding.exported import EXPORT, Export, Kind, need
 from nmt.decoding.translator import Translator
 from nmt.errors import CheckpointError, ConfigError
@@ -19,6 +22,8 @@ from nmt.layers.positions import longest
 from nmt.models.seq2seq import Seq2Seq
 
 __all__ = ["Target", "check_place", "export", "place_of"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def export(run: Run, target: Target, out: Path, lines: Sequence[str], *, threads
 
     Where ``out`` is a link, the folder lies where it leads. Where the model is quantised any result will do, else it
     must be the same. Without lines nothing is compared, and None returned. ``threads`` are the engine's, 0 being all.
-    Raises ConfigError for a model or a search that the engine does not know, NmtError where its library is not
+    Raises ConfigError for a model that the engine does not know, NmtError where its library is not
     installed or where it translates otherwise; ``out`` is then as it was.
     """
     need(target.kind)
@@ -63,19 +68,33 @@ def export(run: Run, target: Target, out: Path, lines: Sequence[str], *, threads
     exported = Export(
         kind=target.kind,
         quantization=target.quantization,
-        decoding=run.recipe.decoding.model_copy(update={"precision": "auto"}),  # that of its numbers is its own
+        decoding=_decoding(run, target.kind),
         tokenizers=run.tokenizers,
         longest_source=longest(model.encoder),
         longest_target=longest(model.decoder),
         run=sign_model(run, run.checkpoint(target.which)),
+        learnt=run.recipe.data.max_length,
     )
     files = exported.files() | _converted(run, model, target)
     out = out.resolve() if out.is_symlink() else out
-    parity = _tried(run, model, files, out, lines, threads)
+    parity = _tried(run, exported, model, files, out, lines, threads)
     if parity is not None and target.quantization == "none":
         parity.require(target.kind)
     write_folder(out, files)
     return parity
+
+
+def _decoding(run: Run, kind: Kind) -> DecodingConfig:
+    """How the export searches: as the recipe says, as far as its engine can; what it cannot is said, and left out.
+
+    The precision of its numbers is its own.
+    """
+    decoding = run.recipe.decoding.model_copy(update={"precision": "auto"})
+    if kind == "ctranslate2":
+        for name in cannot(decoding):
+            _log.warning("the recipe's decoding.%s: CTranslate2 cannot; the export searches without", name)
+            decoding = decoding.model_copy(update={name: PLAIN[name]})
+    return decoding
 
 
 def _converted(run: Run, model: Seq2Seq, target: Target) -> dict[str, bytes]:
@@ -94,10 +113,10 @@ def _converted(run: Run, model: Seq2Seq, target: Target) -> dict[str, bytes]:
 
 
 def _tried(
-    run: Run, model: Seq2Seq, files: dict[str, bytes], out: Path, lines: Sequence[str], threads: int
+    run: Run, exported: Export, model: Seq2Seq, files: dict[str, bytes], out: Path, lines: Sequence[str], threads: int
 ) -> Parity | None:
     """How the export translates, read from a folder that is gone afterwards."""
-    decoding = run.recipe.decoding.model_copy(update={"precision": "float32"})  # the reference, whatever the processor
+    decoding = exported.decoding.model_copy(update={"precision": "float32"})  # the reference, whatever the processor
     try:
         parent = beside(out, "tmp")  # a name that is swept when it is written again, should the process be killed
         shutil.rmtree(parent, ignore_errors=True)
@@ -107,7 +126,7 @@ def _tried(
             theirs.check()
             if not lines:
                 return None
-            ours = Translator.of(model, run.tokenizers, decoding)
+            ours = Translator.of(model, run.tokenizers, decoding, learnt=exported.learnt)
             return compare(ours, theirs, lines, default_tokenization(run.recipe.data.target))
         finally:
             shutil.rmtree(parent, ignore_errors=True)

@@ -110,4 +110,5 @@ def _validator(run: Run) -> Validator:
             f"{describe(recipe.data.valid)}: not the validation set whose scores the run's checkpoints have: put that "
             f"back; --no-score does without"
         )
-    return Validator(pairs, run.tokenizers, recipe.training, recipe.decoding, recipe.data.target)
+    spoken, learnt = recipe.data.target, recipe.data.max_length
+    return Validator(pairs, run.tokenizers, recipe.training, recipe.decoding, spoken, learnt)

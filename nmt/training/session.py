@@ -128,7 +128,8 @@ def train(
         _check_agreed(recipe, state, device, ranks)
         if training.consistency and not _drops(recipe.model.model_dump()):
             reporter.warn("training.consistency: nothing is dropped in this model: both passes of a batch are the same")
-        validator = Validator(valid, run.tokenizers, training, recipe.decoding, recipe.data.target)
+        spoken, learnt = recipe.data.target, recipe.data.max_length
+        validator = Validator(valid, run.tokenizers, training, recipe.decoding, spoken, learnt)
         validator.check(state.model, device)
         _check_positions(recipe, state.model, longest_sides, validator)
         _settle(run, session, ranks)  # now that all is known to fit the new recipe

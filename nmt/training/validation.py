@@ -54,9 +54,12 @@ class Validator:
         training: TrainingConfig,
         decoding: DecodingConfig,
         target_language: str,
+        learnt: int = 0,
     ) -> None:
+        """``learnt`` as in :class:`~nmt.decoding.translator.Translator`."""
         self.pairs = pairs
         self.tokenizers = tokenizers
+        self.learnt = learnt
         self.decoding = decoding.model_copy(
             update={"beam": training.validation_beam or decoding.beam, "groups": 1, "sampling": False, "mbr": "none"}
         )
@@ -96,7 +99,7 @@ class Validator:
         if not math.isfinite(nll):
             return Scores(math.nan, math.inf, 0.0, 0.0, time.monotonic() - start)
         engine = _Stoppable(TorchEngine(model, self.tokenizers, device), stop)
-        translator = Translator(engine, self.tokenizers, self.decoding)
+        translator = Translator(engine, self.tokenizers, self.decoding, self.learnt)
         hypotheses = [one.text for one in translator.translate(pair.source for pair in self.pairs)]
         bleu, chrf = evaluate(
             hypotheses, [[pair.target for pair in self.pairs]], metrics=("bleu", "chrf"), tokenize=self.tokenize

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nmt.checkpoint import Run, read_tensors, weights
+from nmt.checkpoint import Run, read_tensors, weights, write_folder
+from nmt.config import TextCorpus
+from nmt.data.corpus import digest_corpus
 from nmt.decoding.translator import Translator
 from nmt.training.lock import alone_in
 from nmt_cli.main import main
@@ -195,6 +197,25 @@ def test_without_the_validation_set_it_can_be_left_unscored(
         said = capsys.readouterr().err
         assert words in said and "--no-score does without" in said
         assert len(list((folder / "models").iterdir())) == 3
+
+
+def test_scores_of_two_validation_sets_are_not_compared(
+    folder: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.open(folder)
+    valid = run.recipe.data.valid
+    assert isinstance(valid, TextCorpus)
+    write_folder(folder / "resume" / "step-30", {"state.json": json.dumps({"valid": digest_corpus(valid)}).encode()})
+    assert main(["average", str(folder), "--best", "2", "--name", "same"]) == 0
+    other = tmp_path / "other.fr"
+    other.write_text(valid.target.read_text()[::-1].strip() + "\n")
+    data = run.recipe.data.model_copy(update={"valid": valid.model_copy(update={"target": other})})
+    Run.create(folder, run.recipe.model_copy(update={"data": data}), run.tokenizers)
+    capsys.readouterr()
+    assert main(["average", str(folder), "--best", "2", "--name", "other"]) == 3
+    said = capsys.readouterr().err
+    assert "not the validation set whose scores the run's checkpoints have" in said and "--no-score" in said
+    assert main(["average", str(folder), "--best", "2", "--name", "other", "--no-score"]) == 0
 
 
 def test_while_a_training_runs_nothing_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,20 @@ def test_the_validation_set_is_what_it_is_checked_on(tmp_path: Path, corpus: Pat
     assert capsys.readouterr().err == f"nmt: warning: {words}\n"
 
 
+def test_a_search_that_ctranslate2_has_not_is_left_out_of_its_export(tmp_path: Path, capsys: Capture) -> None:
+    recipe = recipe_of(TRANSFORMER, TRANSFORMER, 3)
+    decoding = recipe.decoding.model_copy(update={"stopping": "exact", "coverage_penalty": 0.2})
+    run, out = run_of(tmp_path / "run", recipe.model_copy(update={"decoding": decoding})), tmp_path / "out"
+    assert main(["export", str(run.folder), "--to", "ctranslate2", "--out", str(out), "--source", str(SOURCE)]) == 0
+    said = capsys.readouterr().err
+    for name in ("coverage_penalty", "stopping"):
+        assert f"nmt: warning: the recipe's decoding.{name}: CTranslate2 cannot; the export searches without" in said
+    export = Export.open(out)
+    assert (export.decoding.stopping, export.decoding.coverage_penalty) == ("fast", 0)
+    assert export.learnt == Translator.load(out).learnt == recipe.data.max_length
+    assert main(["translate", str(out), "-i", str(SOURCE), "-o", str(tmp_path / "text")]) == 0
+
+
 def test_an_export_that_translates_otherwise_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -495,7 +495,9 @@ def test_lines_that_are_too_long_are_cut_or_refused(
     assert b"the rest of it is not translated" in captured.err
     assert b"cut off, being too long: 1 of 2 lines" in captured.err
     assert main(["translate", str(run), "-i", source, "--on-long", "error"]) == 3
-    assert re.search(rb"line 2: \d+ pieces, more than the 29 read at once; shorten it", capfdbinary.readouterr().err)
+    captured = capfdbinary.readouterr()
+    assert re.search(rb"line 2: \d+ pieces, more than the 29 read at once; shorten it", captured.err)
+    assert captured.out.count(b"\n") == 1  # the line before it
 
 
 def test_a_line_at_a_time_out_of_a_file(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -240,6 +241,33 @@ def test_gzip_output_is_the_same_bytes_every_time(tmp_path: Path) -> None:
         with LineWriter.open(tmp_path / name) as writer:
             writer.write("x")
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_two_writers_of_one_file_are_one_too_many(tmp_path: Path, append: bool) -> None:
+    path = tmp_path / "out.part"
+    with LineWriter.open(path, name=tmp_path / "out") as writer:
+        writer.write("whole")
+        writer.flush()
+        with pytest.raises(NmtError, match="out: another command is writing it: wait for that, or name another file"):
+            LineWriter.open(path, name=tmp_path / "out", append=append)
+    assert path.read_text() == "whole\n"
+    with LineWriter.open(path, append=append) as writer:
+        writer.write("more")
+    assert path.read_text() == ("whole\nmore\n" if append else "more\n")
+
+
+def test_where_there_are_no_locks_files_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with LineWriter.open(tmp_path / "out") as writer, LineWriter.open(tmp_path / "out", append=True) as other:
+        other.write("b")
+        writer.write("a")
+    assert sorted((tmp_path / "out").read_text().split()) == ["a", "b"]
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -117,3 +117,14 @@ def test_by_itself_a_small_model_is_rounded_and_a_large_one_is_not(
     assert engine.resolved(config).precision == "float16"
     monkeypatch.setattr(packing, "LIGHT", 1000)
     assert engine.resolved(config).precision == "float32"
+
+
+def test_where_a_phrase_cannot_be_had_the_free_search_counts(tokenizers: Tokenizers) -> None:
+    """Asked for twice where nothing may stand twice: what waits for it goes on until the longest translation."""
+    engine = TorchEngine(new_model("gru-gru", tokenizers), tokenizers)
+    config = CONFIG.model_copy(update={"no_repeat_ngram": 1})
+    ((plain,),) = engine.search([Source((5, 6, 7, 8, 9))], config, nbest=1, attention=False)
+    assert plain.tokens
+    wish = Source((5, 6, 7, 8, 9), use=(plain.tokens[:1],) * 2)
+    ((one,),) = engine.search([wish], config, nbest=1, attention=False)
+    assert one == plain

@@ -263,6 +263,28 @@ def test_a_line_that_is_too_long_is_translated_in_parts(
     assert "more than the 23 read at once: it is translated in 3 parts" in warning
 
 
+def test_a_line_longer_than_those_of_training_is_cut_between_its_sentences(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentences = ["the black cat sleeps .", "the dog sees the lion ! a bird sings .", "no"]
+    sizes = [len(translator.tokenizers.source.encode(one)) for one in sentences]
+    translator.learnt = max(sizes)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    monkeypatch.setattr(lines_module._log, "handlers", [handler])
+    long, one = " ".join(sentences), "the black cat sees the white horse and the bird sees the lion and the cat sleeps ."
+    assert len(translator.tokenizers.source.encode(one)) > translator.learnt
+    found = list(translator.translate([long, one, *sentences]))
+    assert [line.parts for line in found] == [3 if sizes[1] + sizes[2] > max(sizes) else 2, 1, 1, 1, 1]
+    assert found[0].text.startswith(found[2].text)
+    assert len(said) == 1 and f"more than the {max(sizes)} of training: it is translated in" in said[0]
+    (whole,) = translator.translate([long], on_long="cut")
+    assert whole.parts == 1
+    translator.learnt = 0
+    assert next(translator.translate([long])).parts == 1
+
+
 def test_a_piece_of_which_nothing_is_seen_belongs_to_a_word_that_is_there(tokenizer: Tokenizer) -> None:
     """Even where it is all that a part of a line became."""
     lines = Lines(Tokenizers(tokenizer, tokenizer), DecodingConfig(), 24, Counts())
@@ -319,6 +341,7 @@ def test_loading_a_run(model: Seq2Seq, tokenizer: Tokenizer, tmp_path: Path) -> 
     assert loaded.decoding == recipe.decoding.model_copy(
         update={"max_ratio": 0.5, "max_extra": 4, "precision": "float32"}
     )
+    assert loaded.learnt == recipe.data.max_length == 250
     expected = [one.text for one in make(model, tokenizer, beam=2).translate(LINES)]
     assert [one.text for one in loaded.translate(LINES)] == expected
     with pytest.raises(ConfigError, match=r"decoding\.beam: .* greater than or equal to 1"):

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from nmt.checkpoint import Run
 from nmt.config import Recipe
 from nmt.decoding.sharing import Sharing
 from nmt.distributed import ALONE, Ranks, joined
-from nmt.errors import ConfigError, Interrupted, TrainingError
+from nmt.errors import ConfigError, Interrupted, NmtError, TrainingError
 from nmt.training import loop
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session, train
+from nmt.training.validation import Validator
 from tests.training.recipes import PAIRINGS, memory_for, newest, small_recipe
 
 SHORT = (
@@ -101,6 +102,20 @@ def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
         run("tight", recipe(corpus, "lstm", "transformer"))
     seen["most"] = max(asked)
 
+    real = Validator.__call__
+    if ranks.is_first:
+        Validator.__call__ = impossible  # type: ignore[method-assign]
+    with contextlib.suppress(NmtError):
+        run("unvalidated", recipe(corpus, "gru", "gru", "training.save_every=1000"))
+    Validator.__call__ = real  # type: ignore[method-assign]
+
+    seen["unlike"] = []
+    for setting in ("training.clip_norm=2", "training.precision=bfloat16"):
+        try:
+            run(f"unlike-{setting}", recipe(corpus, "gru", "gru", *([] if ranks.is_first else [setting])))
+        except ConfigError as error:
+            seen["unlike"].append(str(error))
+
     with planted(set() if ranks.is_first else set(range(6, 11))):
         run("diverging", recipe(corpus, "gru", "gru", "training.max_steps=12"))
     seen["told"] = ranks.tell("é" * 3 if ranks.is_first else "not this"), ranks.tell("")
@@ -126,8 +141,12 @@ def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
     (folder / f"seen-{ranks.rank}.json").write_text(json.dumps(seen))
 
 
-def numbered(lines: list[str], first: int) -> list[str]:
+def numbered(lines: Sequence[str], first: int) -> list[str]:
     return [f"{number} {line}" for number, line in enumerate(lines, first)]
+
+
+def impossible(*_: object) -> Any:
+    raise NmtError("out of memory over one sentence")
 
 
 def fails() -> Iterator[list[str]]:
@@ -252,6 +271,19 @@ def test_gradients_that_are_infinite_in_one_process_take_both_back(runs: Path) -
     state = state_of(runs / "diverging")
     assert (state["step"], state["retreats"], state["skipped"]) == (12, 1, 5)
     assert all(torch.isfinite(p).all() for p in Run.open(runs / "diverging").load_model().parameters())
+
+
+def test_a_validation_that_fails_in_the_first_process_loses_no_step(runs: Path) -> None:
+    assert newest(runs / "unvalidated").name == "step-4"
+
+
+def test_processes_that_are_not_alike_are_told_of_in_each(runs: Path) -> None:
+    for rank in (0, 1):
+        words = [one.partition(": start")[0] for one in seen(runs, rank)["unlike"]]
+        assert words == [
+            "process 1 of 2 has another recipe than the first",
+            "process 1 of 2 has another recipe and another training.precision than the first",
+        ]
 
 
 def test_a_run_goes_on_in_one_process_and_then_in_two(runs: Path) -> None:

@@ -674,6 +674,74 @@ def test_a_run_that_ran_out_of_patience_is_finished(corpus: Path, tmp_path: Path
     assert told.steps
 
 
+def test_what_is_left_of_a_budget_when_patience_is_out_can_be_had(corpus: Path, tmp_path: Path) -> None:
+    settings = ("training.budget=60", "training.patience=1", "training.learning_rate=1e-9", "training.metric=loss")
+    told, short = Recorder(), Recorder()
+    at = {30: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    train(recipe(corpus, "gru", "gru", *settings, "training.consistency=0"), session(tmp_path / "run"), short)
+    assert short.steps[-1].seconds < 50
+    patient = recipe(corpus, "gru", "gru", *settings[:1], *settings[2:])
+    told.at = {short.steps[-1].step + 2: at[30]}
+    with pytest.raises(Interrupted):
+        train(patient, session(tmp_path / "run", resume=True, force=True), told)
+    assert told.steps
+
+
+def test_a_budget_that_is_spent_already_is_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(recipe(corpus), session(tmp_path / "run"), Recorder({5: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    before = fingerprint(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"training.budget is for the whole run, which has taken .* give more"):
+        train(
+            recipe(corpus, "gru", "gru", "training.budget=0.001"),
+            session(tmp_path / "run", resume=True, force=True),
+            Recorder(),
+        )
+    assert fingerprint(tmp_path / "run") == before
+    train(recipe(corpus), session(tmp_path / "run", resume=True), Recorder())
+
+
+def test_the_scores_of_a_finished_run_stay_those_of_its_set(own: Path, tmp_path: Path) -> None:
+    train(recipe(own), session(tmp_path / "run"), Recorder())
+    lines = (own / "valid.fr").read_text().splitlines()
+    (own / "valid.fr").write_text("".join(f"{line}\n" for line in lines[::-1]))
+    with pytest.raises(ConfigError, match=r"this run is finished, .* nmt evaluate"):
+        train(recipe(own), session(tmp_path / "run", resume=True, force=True), Recorder())
+    train(recipe(own), session(tmp_path / "run", resume=True), Recorder())
+
+
+def test_an_average_that_was_better_stays(corpus: Path, tmp_path: Path) -> None:
+    settings = "training.average=2", "training.validate_every=3"
+    train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / "run"), Recorder())
+    one, told = Run.open(tmp_path / "run"), Recorder()
+    best = one.save_model(one.load_model("average"), 0, {"bleu": 99.0, "loss": 0.1}, name="average")
+    longer = recipe(corpus, "gru", "gru", *settings, "training.max_steps=15")
+    train(longer, session(tmp_path / "run", resume=True, force=True), told)
+    assert Run.open(tmp_path / "run").best() == best
+    assert "the average that was made before is better, and stays" in told.notes
+
+
+def test_a_forced_rate_is_the_one_that_is_taken(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not an eighth of it, as a run would go on that has gone back three times."""
+    with monkeypatch.context() as patch:
+        plant(patch, set(range(3, 100)))
+        with pytest.raises(DivergedError):
+            train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    told = Recorder()
+    lower = recipe(corpus, "gru", "gru", "training.learning_rate=0.001")
+    train(lower, session(tmp_path / "run", resume=True, force=True), told)
+    assert {report.learning_rate for report in told.steps} == {0.001}
+    assert any("the learning rate is the recipe's again, and no longer 0.125 times that" in note for note in told.notes)
+
+
+def test_two_passes_of_which_nothing_is_dropped_are_warned_of(corpus: Path, tmp_path: Path) -> None:
+    for dropout, warned in ((0.0, True), (0.1, False)):
+        told = Recorder()
+        settings = "training.consistency=1", "training.max_steps=1", f"model.encoder.dropout={dropout}"
+        train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / str(dropout)), told)
+        assert any("nothing is dropped" in warning for warning in told.warnings) == warned
+
+
 def test_resuming_with_another_recipe_names_the_differences_and_force_goes_on(corpus: Path, tmp_path: Path) -> None:
     train(recipe(corpus), session(tmp_path / "run"), Recorder())
     longer = recipe(corpus, "gru", "gru", "training.max_steps=14")
@@ -956,18 +1024,62 @@ def test_what_would_end_every_validation_is_told_before_the_first_step(
     assert not told.steps
 
 
-def test_an_error_in_a_validation_loses_no_step(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [NmtError, RuntimeError, OSError])
+def test_an_error_in_a_validation_loses_no_step(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     def failing(*arguments: Any, **options: Any) -> Any:
-        raise NmtError("out of memory over one sentence")
+        raise error("out of memory over one sentence")
 
     train(recipe(corpus), session(tmp_path / "straight"), Recorder())
     with monkeypatch.context() as patch:
         patch.setattr(validation.Validator, "__call__", failing)
-        with pytest.raises(NmtError, match="one sentence"):
+        with pytest.raises(error, match="one sentence"):
             train(recipe(corpus), session(tmp_path / "run"), Recorder())
     assert newest(tmp_path / "run").name == "step-6"
     train(recipe(corpus), session(tmp_path / "run", resume=True), Recorder())
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "straight")
+
+
+def test_an_error_in_a_step_loses_none_before_it(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor the batches that it had taken: three a step, the second of which fails."""
+    wanted = recipe(corpus, "gru", "gru", "training.accumulate=3", "training.save_every=1000")
+    train(wanted, session(tmp_path / "straight"), Recorder())
+    real, calls = Objective.forward, itertools.count(1)
+
+    def failing(self: Objective, batch: Batch) -> torch.Tensor:
+        if next(calls) == 5 * 3 + 2:
+            raise OSError("Server disconnected")
+        return real(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "forward", failing)
+        with pytest.raises(OSError, match="disconnected"):
+            train(wanted, session(tmp_path / "run"), Recorder())
+    assert newest(tmp_path / "run").name == "step-5"
+    train(wanted, session(tmp_path / "run", resume=True), Recorder())
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "straight")
+
+
+def test_a_validation_takes_in_halves_what_memory_has_no_room_for(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe(corpus, "gru", "gru", "training.max_steps=6")
+    straight, halved = Recorder(), Recorder()
+    train(wanted, session(tmp_path / "straight"), straight)
+    real, room = validation.token_loss, 60
+
+    def crowded(features: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if features.shape[:2].numel() > room:
+            raise RuntimeError("not enough memory: you tried to allocate")
+        return real(features, *arguments, **options)
+
+    monkeypatch.setattr(validation, "token_loss", crowded)
+    train(wanted, session(tmp_path / "halved"), halved)
+    assert halved.validations[0].loss == pytest.approx(straight.validations[0].loss, rel=1e-6)
+    room = 1
+    with pytest.raises(NmtError, match=r"data.valid: out of memory over one pair of \d+ source and \d+ target tokens"):
+        train(wanted, session(tmp_path / "none"), Recorder())
 
 
 def test_a_signal_among_skipped_steps_does_not_keep_the_run_from_its_way_back(
