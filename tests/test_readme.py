@@ -26,6 +26,7 @@ PAGES = (
     "recipes/README.md",
     "benchmarks/README.md",
     "docs/multi30k.md",
+    "docs/performance.md",
 )
 
 SMALLER = """#!/bin/sh

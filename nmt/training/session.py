@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -208,6 +209,8 @@ def _device(name: str, ranks: Ranks) -> torch.device:
     Raises ConfigError where there is none for it, or where all processes were to share one.
     """
     device = pick_device(name)
+    if device.type == "cuda":  # before the first product: cuBLAS gives the same bits again only so, by its manual
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if device.type != "cuda" or ranks.size == 1:
         return device
     if device.index is not None:
