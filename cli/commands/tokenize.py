@@ -108,6 +108,8 @@ def encode(
     """Cut lines into pieces, with spaces in between; a line in gives a line out."""
     from nmt.data.tokenizer import Tokenizer, find_model
 
+    if not sampling and by_hand("seed"):
+        raise ConfigError("--seed is about what --sampling draws: give that too, such as --sampling 0.1")
     _check_side(model)
     file = find_model(model, side)
     tokenizer = Tokenizer.load(file)

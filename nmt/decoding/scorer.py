@@ -27,6 +27,7 @@ import torch
 
 from nmt.data.batching import collate
 from nmt.data.tokenizer import Tokenizer
+from nmt.decoding.halving import in_halves
 from nmt.decoding.lengths import length_penalty
 from nmt.decoding.scoring import token_log_probabilities
 from nmt.decoding.translator import LONGEST, TOKENS_A_SENTENCE, Translator
@@ -204,21 +205,14 @@ class Scorer:
 
     def _forced(self, pairs: Sequence[_Pair]) -> list[list[float]]:
         """The logarithms of every target token and EOS; where memory does not suffice, by halves, down to one pair."""
-        try:
-            return self._batch(pairs)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        if self.translator.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if len(pairs) == 1:
-            raise NmtError(
-                f"line {pairs[0].number}: out of memory over one pair of {len(pairs[0].source)} source and "
-                f"{len(pairs[0].target)} target pieces: shorten it"
+
+        def too_much(pair: _Pair) -> str:
+            return (
+                f"line {pair.number}: out of memory over one pair of {len(pair.source)} source and {len(pair.target)} "
+                f"target pieces: shorten it"
             )
-        half = (len(pairs) + 1) // 2
-        _log.info("out of memory over %d pairs at once: going on with %d", len(pairs), half)
-        return self._forced(pairs[:half]) + self._forced(pairs[half:])
+
+        return in_halves(self._batch, pairs, too_much, "pairs")
 
     def _batch(self, pairs: Sequence[_Pair]) -> list[list[float]]:
         """Pairs forced through the model together."""
@@ -230,7 +224,12 @@ class Scorer:
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
         ).to(self.translator.device)
-        rows = token_log_probabilities(self.model, batch).double().cpu()
+        try:
+            rows = token_log_probabilities(self.model, batch).double().cpu()
+        except RuntimeError as error:
+            if is_out_of_memory(error) and self.translator.device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise
         if not torch.isfinite(rows).all():
             raise NmtError(
                 f"line {pairs[int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])].number}: the model's output is "

@@ -17,7 +17,6 @@ What searches is an :class:`~nmt.decoding.engine.Engine`: this module knows noth
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -31,10 +30,11 @@ from nmt.config import DecodingConfig
 from nmt.data.tokenizer import Tokenizers
 from nmt.decoding.engine import Engine
 from nmt.decoding.exported import Export, is_export
+from nmt.decoding.halving import in_halves
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lines import Counts, Lines, Part, Translation
 from nmt.decoding.request import Request
-from nmt.errors import ConfigError, NmtError, is_out_of_memory
+from nmt.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +54,6 @@ TOKENS_A_SENTENCE = 64
 """A batch of longer sentences holds fewer: ``batch_size`` times this many source tokens, padding counted."""
 
 _ONE_MODEL = "this needs the run folder of one model: exports and ensembles only translate"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -255,23 +253,20 @@ class Translator:
 
     def _search(self, parts: Sequence[Part], wanted: _Wanted) -> list[list[Hypothesis]]:
         """Search one batch; where memory does not suffice, its halves, down to single sentences."""
-        try:
-            return self.engine.search(
-                [part.source for part in parts], self.decoding, nbest=wanted.nbest, attention=wanted.attention
-            )
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        if len(parts) == 1:
-            told = f"line {parts[0].number}: out of memory over one sentence of {len(parts[0].tokens)} pieces"
+
+        def search(some: Sequence[Part]) -> list[list[Hypothesis]]:
+            sources = [part.source for part in some]
+            return self.engine.search(sources, self.decoding, nbest=wanted.nbest, attention=wanted.attention)
+
+        def too_much(part: Part) -> str:
+            how = "shorten it"
             if self.decoding.draws:
-                raise NmtError(f"{told}: draw fewer samples of it, or shorten it")
-            if self.decoding.beam == 1:
-                raise NmtError(f"{told}: shorten it")
-            raise NmtError(f"{told}: use a smaller beam than {self.decoding.beam}")
-        half = (len(parts) + 1) // 2
-        _log.info("out of memory over %d sentences at once: going on with %d", len(parts), half)
-        return self._search(parts[:half], wanted) + self._search(parts[half:], wanted)
+                how = "draw fewer samples of it, or shorten it"
+            elif self.decoding.beam > 1:
+                how = f"use a smaller beam than {self.decoding.beam}"
+            return f"line {part.number}: out of memory over one sentence of {len(part.tokens)} pieces: {how}"
+
+        return in_halves(search, parts, too_much, "sentences")
 
 
 def _exported(

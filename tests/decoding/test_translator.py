@@ -273,7 +273,10 @@ def test_a_line_longer_than_those_of_training_is_cut_between_its_sentences(
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     monkeypatch.setattr(lines_module._log, "handlers", [handler])
-    long, one = " ".join(sentences), "the black cat sees the white horse and the bird sees the lion and the cat sleeps ."
+    long, one = (
+        " ".join(sentences),
+        "the black cat sees the white horse and the bird sees the lion and the cat sleeps .",
+    )
     assert len(translator.tokenizers.source.encode(one)) > translator.learnt
     found = list(translator.translate([long, one, *sentences]))
     assert [line.parts for line in found] == [3 if sizes[1] + sizes[2] > max(sizes) else 2, 1, 1, 1, 1]
