@@ -48,9 +48,9 @@ def test_ids_and_back_through_files(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_seed_of_nothing_is_refused(model: Path) -> None:
-    done = nmt("tokenize", "encode", model, "--seed", "2", text="a\n")
+    done = nmt("tokenize", "encode", model, "--seed", "2", text=b"a\n")
     assert done.returncode == 2
-    assert "--seed is about what --sampling draws: give that too, such as --sampling 0.1" in done.stderr
+    assert b"--seed is about what --sampling draws: give that too, such as --sampling 0.1" in done.stderr
 
 
 def test_sampling_is_the_same_for_a_seed_and_other_for_each_line(model: Path) -> None:
