@@ -357,17 +357,19 @@ class Trainer:
     def _unless_unsaved_again(self, kind: Literal["model", "checkpoint"]) -> Iterator[None]:
         """A model or a checkpoint to go on from that cannot be written is told of and done without.
 
-        The third of a kind in a row ends the run: a disk may have room for the smaller ones alone.
+        The third in a row ends the run. A model that can be written makes up for no checkpoint that cannot: the disk
+        may have room for the smaller of the two alone.
         """
+        unsaved = self._unsaved_in_a_row
         try:
             yield
         except CheckpointError as error:
-            self._unsaved_in_a_row[kind] += 1
-            if self._unsaved_in_a_row[kind] == MAX_UNSAVED_IN_A_ROW:
+            unsaved[kind] += 1
+            if sum(unsaved.values()) >= MAX_UNSAVED_IN_A_ROW:
                 raise
             self.reporter.warn(f"{error}; training goes on, and writes the next one where it can")
         else:
-            self._unsaved_in_a_row[kind] = 0
+            unsaved.update({"model": 0} if kind == "model" else dict.fromkeys(unsaved, 0))
 
     @contextlib.contextmanager
     def _unless_lost(self, path: Path) -> Iterator[None]:

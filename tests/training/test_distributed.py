@@ -104,7 +104,7 @@ def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
 
     real = Validator.__call__
     if ranks.is_first:
-        Validator.__call__ = impossible  # type: ignore[method-assign]
+        Validator.__call__ = impossible  # type: ignore[assignment, method-assign]
     with contextlib.suppress(NmtError):
         run("unvalidated", recipe(corpus, "gru", "gru", "training.save_every=1000"))
     Validator.__call__ = real  # type: ignore[method-assign]
@@ -129,12 +129,12 @@ def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
             seen["broken"].append(texts)
     seen["left"] = []
     with contextlib.suppress(ZeroDivisionError), Sharing(ranks) as sharing:
-        for texts in sharing.out([["a", "b"], ["c"]], lambda lines, first: lines):
+        for texts in sharing.out([["a", "b"], ["c"]], lambda lines, first: [*lines]):
             seen["left"].append(texts)
             if ranks.is_first:
                 raise ZeroDivisionError
     with Sharing(ranks) as sharing:  # nothing was asked of it
-        seen["idle"] = [] if ranks.is_first else list(sharing.out([], lambda lines, first: lines))
+        seen["idle"] = [] if ranks.is_first else list(sharing.out([], lambda lines, first: [*lines]))
     seen["total"] = ranks.total(ranks.rank + 1, 0.5)
     seen["of_first"] = ranks.of_first(ranks.rank + 7.0)
     seen["gathered"] = [one.tolist() for one in ranks.gather(torch.tensor([ranks.rank, 5]))]

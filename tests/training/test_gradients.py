@@ -128,7 +128,12 @@ def test_memory_that_runs_out_where_processes_meet_ends_the_run_with_what_to_do(
     monkeypatch.setattr(
         gradients,
         "ranks",
-        SimpleNamespace(size=2, total=lambda *values: values, local_gradients=lambda _: contextlib.nullcontext()),
+        SimpleNamespace(
+            size=2,
+            total=lambda *values: values,
+            wait=lambda: None,
+            local_gradients=lambda _: contextlib.nullcontext(),
+        ),
     )
     words = "over 21 tokens: go on from the last checkpoint with --resume --force --set training.batch_tokens=10"
     with pytest.raises(TrainingError, match=words):

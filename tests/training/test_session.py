@@ -36,6 +36,7 @@ from nmt.training.loop import Trainer
 from nmt.training.report import Log, SilentReporter, StepReport, ValidationReport, read_log
 from nmt.training.session import Session, train
 from nmt.training.signals import StopRequest
+from nmt.training.state import TrainingState
 from tests.training.recipes import PAIRINGS, newest
 from tests.training.recipes import small_recipe as recipe
 
@@ -509,6 +510,19 @@ def test_a_disk_that_stays_full_ends_the_run_at_the_third_checkpoint(
         train(recipe(corpus), session(tmp_path / "run"), told)
     assert told.steps[-1].step == 8
     assert [path.name for path in (tmp_path / "run" / "resume").iterdir()] == ["step-0"]
+
+
+def test_a_disk_that_has_room_for_models_alone_ends_the_run_at_the_third_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise CheckpointError("resume: cannot be written: No space left on device")
+
+    told = Recorder({3: lambda: monkeypatch.setattr(TrainingState, "save", full)})
+    with pytest.raises(CheckpointError, match="No space left"):
+        train(recipe(corpus, "gru", "gru", "training.validate_every=2"), session(tmp_path / "run"), told)
+    assert told.steps[-1].step == 12
+    assert len(told.validations) == 6
 
 
 def test_a_log_that_cannot_be_written_is_done_without(
@@ -1066,7 +1080,7 @@ def test_a_validation_takes_in_halves_what_memory_has_no_room_for(
     wanted = recipe(corpus, "gru", "gru", "training.max_steps=6")
     straight, halved = Recorder(), Recorder()
     train(wanted, session(tmp_path / "straight"), straight)
-    real, room = validation.token_loss, 60
+    real, room = loss.token_loss, 60
 
     def crowded(features: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         if features.shape[:2].numel() > room:
