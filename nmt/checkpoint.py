@@ -516,7 +516,7 @@ def step_folders(parent: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
-def latest_folder(parent: Path, check: Callable[[Path], None] = check_folder) -> tuple[Path | None, list[str]]:
+def latest_folder(parent: Path, check: Callable[[Path], object] = check_folder) -> tuple[Path | None, list[str]]:
     """The newest whole ``step-N`` folder in ``parent``, and a sentence for every newer one that is damaged."""
     complaints = []
     for folder in step_folders(parent):

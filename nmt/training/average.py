@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -103,8 +105,8 @@ def _validator(run: Run) -> Validator:
         pairs = read_eval_pairs(recipe.data.valid)
     except DataError as error:
         raise DataError(f"{error}; --no-score does without the validation set") from error
-    known, _ = latest_folder(run.folder / "resume")
-    digest = "" if known is None else str(read_json(known / "state.json").get("valid", ""))
+    known, _ = latest_folder(run.folder / "resume", _state)
+    digest = "" if known is None else str(_state(known).get("valid", ""))
     if digest not in ("", digest_corpus(recipe.data.valid)):
         raise DataError(
             f"{describe(recipe.data.valid)}: not the validation set whose scores the run's checkpoints have: put that "
@@ -112,3 +114,8 @@ def _validator(run: Run) -> Validator:
         )
     spoken, learnt = recipe.data.target, recipe.data.max_length
     return Validator(pairs, run.tokenizers, recipe.training, recipe.decoding, spoken, learnt)
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint to go on from says beside its tensors. Raises CheckpointError where it cannot be read."""
+    return read_json(checkpoint / "state.json")

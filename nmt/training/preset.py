@@ -2,7 +2,7 @@
 
 What decides is how much there is to learn from (pieces of target text) and how often the time is enough to see it
 (passes, from the rate of matrix products of this machine). The rules come from runs on Multi30k, of which
-``recipes/README.md`` tells, and where those say nothing from the papers; they give a good first recipe, not the best.
+``docs/multi30k.md`` tells, and where those say nothing from the papers; they give a good first recipe, not the best.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ DROPOUTS = ((60, 0.35), (22, 0.3), (8, 0.2))
 #: with 36.
 CONSISTENT_FROM, CONSISTENT_WIDTH = 22, 192
 #: The share of the time that goes before that: on Multi30k, at width 192, an hour with it ends at perplexity 4.91, BLEU
-#: 41.1, without it at 5.04 and 40.9 (recipes/README.md).
+#: 41.1, without it at 5.04 and 40.9 (docs/multi30k.md).
 CONSISTENCY_START = 0.3
 #: The width up to which Muon's products are little beside a step's own, even where they are in single precision.
 MUON_WIDTH = 256
@@ -123,7 +123,7 @@ MUON_WIDTH = 256
 EMBEDDING_RATE = 4.0
 #: Distances up to this have numbers of their own in the encoder's attention. On Multi30k 20 minutes without them end at
 #: perplexity 6.99 and BLEU 34.5, with them, beside sinusoids and from 0 on, at 6.22 and 36.9. As they begin now they
-#: are further after 500 steps by a ninth of the perplexity, with sinusoids beside them or without: recipes/README.md.
+#: are further after 500 steps by a ninth of the perplexity, with sinusoids beside them or without: docs/multi30k.md.
 RELATIVE = 8
 #: Learning rates for batches of 4,096 tokens, by width.
 RATES = {128: 3e-3, 192: 3e-3, 256: 2e-3, 384: 1.5e-3, 512: 1e-3}
