@@ -1,16 +1,18 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files that one has to oneself."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from nmt.errors import NmtError
 
-__all__ = ["check_writable", "place_of", "written_whole"]
+__all__ = ["check_writable", "lock", "place_of", "written_whole"]
 
 
 def place_of(path: Path) -> Path | None:
@@ -71,3 +73,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(place)
     finally:
         part.unlink(missing_ok=True)
+
+
+def lock(file: IO[Any], *, wait: bool = False) -> None:
+    """Have an open file to oneself until it is closed, among those who ask as well; a process that dies lets go of it.
+
+    Raises BlockingIOError where another has it and nobody is to ``wait`` for that, and OSError on a file system that
+    knows of no locks, as shared ones may. On Windows, which locks otherwise, nothing is asked for.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,7 +19,6 @@ system would count what is mapped as ours although it can take it back.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -40,6 +39,7 @@ from nmt.data.tokenizer import Tokenizers
 from nmt.data.workers import processors
 from nmt.data.writing import FORMAT, SIDES, Progress, build, read_manifest
 from nmt.errors import DataError, NmtError
+from nmt.files import lock
 
 __all__ = ["CorpusRows", "Store", "name_of", "prepare"]
 
@@ -176,7 +176,7 @@ def _locked(path: Path) -> Iterator[None]:
     """
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file, wait=True)
         except OSError as error:
             raise NmtError(
                 f"{path.parent}: cannot be locked ({error.strerror}), as a place for token ids has to be: name one on "

@@ -27,6 +27,7 @@ from typing import BinaryIO, Literal, Protocol, Self, cast
 import zstandard
 
 from nmt.errors import DataError, NmtError
+from nmt.files import lock
 
 __all__ = [
     "COMPRESSIONS",
@@ -340,15 +341,13 @@ def _held(path: Path, name: Path) -> BinaryIO:
     while True:
         raw = path.open("ab")
         try:
-            if sys.platform == "win32" or not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+            if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
                 return raw
-            import fcntl
-
             try:
-                fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(raw)
             except BlockingIOError as error:
                 raise NmtError(f"{name}: another command is writing it: wait for that, or name another file") from error
-            except OSError:  # there are file systems that know of no locks
+            except OSError:  # nobody can have it to himself here
                 return raw
             if path.exists() and os.path.samestat(path.stat(), os.fstat(raw.fileno())):
                 return raw

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nmt.errors import TrainingError
+from nmt.files import lock
 
 __all__ = ["alone_in"]
 
@@ -18,20 +18,16 @@ def alone_in(folder: Path, warn: Callable[[str], object] = lambda text: None) ->
 
     Raises TrainingError where it cannot be written, or where a training runs in it.
     """
-    lock = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = lock.open("wb")
+        stream = (folder / ".lock").open("wb")
     except OSError as error:
         raise TrainingError(f"{folder}: the run folder cannot be written: {error.strerror}") from error
     with stream:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise TrainingError(f"{folder}: another training is running in this folder") from error
-            except OSError as error:  # there are file systems, shared ones above all, that know of no locks
-                warn(f"{folder}: cannot be locked ({error.strerror}): see to it that no other training runs in it")
+        try:
+            lock(stream)
+        except BlockingIOError as error:
+            raise TrainingError(f"{folder}: another training is running in this folder") from error
+        except OSError as error:
+            warn(f"{folder}: cannot be locked ({error.strerror}): see to it that no other training runs in it")
         yield

@@ -10,16 +10,18 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import tomli_w
 import torch
 
-from nmt.config import DataConfig, Recipe, load_recipe, parse_recipe
+from nmt.config import DataConfig, Recipe, TokenizerConfig, load_recipe, parse_recipe
 from nmt.data.corpus import Pair, read_pairs, with_folder
 from nmt.data.text import count_lines
 from nmt.decoding.torch_engine import pick_device
@@ -53,12 +55,14 @@ EFFICIENCY, OVERHEAD = 0.5, 0.02
 class Survey:
     """How much there is to learn from: sentence pairs, and about how many pieces their targets have, EOS counted.
 
-    ``characters`` is how many there are, in what was looked at of both sides: each has a piece of its own.
+    ``characters`` is how many there are, in what was looked at of both sides: each has a piece of its own. ``words``
+    are the different runs of two letters or more, each of which can become one; None where nobody counted.
     """
 
     pairs: int
     pieces: int
     characters: int = 0
+    words: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ PIECES_A_WEIGHT = 3.5
 VOCABULARIES = ((20_000_000, 32000), (3_000_000, 16000), (250_000, 8000), (80_000, 4000), (25_000, 2000), (8_000, 1000))
 #: Pieces for each character, itself and what it is part of, and those that are there in any case: bytes and marks.
 ROOM_A_CHARACTER, SPECIAL = 1.25, 260
+#: A word, which SentencePiece makes one piece of in the end if it is let: of no more letters, nor across anything else.
+WORD = re.compile(r"(?<![^\W\d_])[^\W\d_]{2,15}(?![^\W\d_])")
 #: Passes over the corpus from which on units are dropped with each probability.
 DROPOUTS = ((60, 0.35), (22, 0.3), (8, 0.2))
 #: Passes from which on it is better to send every batch through twice, half as often (R-Drop, Liang et al. 2021), in a
@@ -185,18 +191,22 @@ def survey(data: DataConfig) -> Survey:
     """
     if data.stream is not None:
         raise ConfigError("--preset counts the pairs of data.train, which a stream may have no end of: give a recipe")
+    normalizer = sentencepiece.SentencePieceNormalizer(rule_name=TokenizerConfig().normalization)
     pairs, pieces = 0.0, 0.0
     characters: set[str] = set()
+    words: set[str] = set()
     for corpus in data.train:
         reader = read_pairs(corpus)
         sample = list(itertools.islice(reader, SAMPLE))
         number = count_lines(corpus.source) if corpus.format == "text" else len(sample) + sum(1 for _ in reader)
         pairs += corpus.weight * number
         pieces += corpus.weight * number * _mean(map(_pieces, sample))
-        characters.update(*(pair.source + pair.target for pair in sample))
+        for text in normalizer.normalize([side for pair in sample for side in (pair.source, pair.target)]):
+            characters.update(text)
+            words.update(WORD.findall(text))
     if not pieces:
         raise DataError("data.train: there is no text in it to choose a recipe for")
-    return Survey(round(pairs), round(pieces), len(characters))
+    return Survey(round(pairs), round(pieces), len(characters), len(words))
 
 
 def _pieces(pair: Pair) -> float:
@@ -236,6 +246,8 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
     vocabulary, why = next((number for least, number in VOCABULARIES if seen.pieces >= least), 500), ""
     if vocabulary < (least := round(ROOM_A_CHARACTER * seen.characters) + SPECIAL):
         vocabulary, why = 100 * math.ceil(least / 100), f", of which {seen.characters:,} characters take one each"
+    if seen.words is not None and vocabulary > (most := SPECIAL + seen.characters + seen.words):
+        vocabulary, why = most, f" that has {seen.words:,} different words: more pieces it may not give"
     size = _size(seen, vocabulary, rate, seconds)
     passes = _passes(size, seen, vocabulary, rate, seconds)
     consistent = passes >= CONSISTENT_FROM and size.width >= CONSISTENT_WIDTH

@@ -101,6 +101,30 @@ def test_a_vocabulary_has_room_for_every_character(tmp_path: Path) -> None:
     assert len(tokenizers.source) == recipe.tokenizer.vocabulary
 
 
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        pytest.param(["a"], id="one letter"),
+        pytest.param(["Guten Morgen!", "Good morning!"], id="one pair"),
+        pytest.param(["der Hund schläft", "the dog sleeps", "die Katze schläft", "the cat sleeps"], id="a lesson"),
+        pytest.param([f"{number} {number % 7}" for number in range(90)], id="numbers"),
+        pytest.param([f"{who} {what} 3.5 l'eau…" for who in "AB" for what in ("trinkt", "drinks")], id="a template"),
+        pytest.param(["我爱你。", "I love you."], id="no words between blanks"),
+        pytest.param(["Ａ ﬁ Ⅷ ½", "e\u0301 \u3000 x"], id="characters that become others"),
+        pytest.param(["x" * 40, "y" * 40], id="words longer than a piece"),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 3000])
+def test_a_vocabulary_is_no_larger_than_few_words_can_give(sentences: list[str], times: int, tmp_path: Path) -> None:
+    for side in ("en", "de"):
+        (tmp_path / f"train.{side}").write_text("".join(f"{line}\n" for line in sentences) * times, encoding="utf-8")
+    corpus = TextCorpus(source=tmp_path / "train.en", target=tmp_path / "train.de")
+    data = DataConfig(source="en", target="de", train=(corpus,))
+    recipe = parse_recipe(to_toml(data, choose(survey(data), FAST, 600.0), "why"))
+    tokenizers = train_tokenizers(recipe.data, recipe.tokenizer, seed=1)
+    assert len(tokenizers.source) == recipe.tokenizer.vocabulary
+
+
 def test_processes_share_the_batch() -> None:
     alone, shared = chosen(MULTI30K, SLOW, 3600.0), chosen(MULTI30K, SLOW, 3600.0, 2)
     assert 2 * shared.training.batch_tokens == alone.training.batch_tokens
