@@ -129,6 +129,11 @@ def train(
         _check_agreed(recipe, state, device, ranks)
         if training.consistency and not _drops(recipe.model.model_dump()):
             reporter.warn("training.consistency: nothing is dropped in this model: both passes of a batch are the same")
+        if not training.budget and training.max_steps < (warmup := training.schedule.warmup_steps):
+            reporter.warn(
+                f"training.schedule.warmup_steps: of {warmup} steps of warm-up training.max_steps leaves "
+                f"{training.max_steps}: the rate never comes to training.learning_rate"
+            )
         spoken, learnt = recipe.data.target, recipe.data.max_length
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, spoken, learnt)
         validator.check(state.model, device)

@@ -747,6 +747,15 @@ def test_a_forced_rate_is_the_one_that_is_taken(corpus: Path, tmp_path: Path, mo
     assert any("the learning rate is the recipe's again, and no longer 0.125 times that" in note for note in told.notes)
 
 
+def test_a_warm_up_that_outlasts_the_run_is_warned_of(corpus: Path, tmp_path: Path) -> None:
+    for warmup, budget, warned in ((3, "0", False), (4, "0", True), (4, "2s", False)):
+        told = Recorder()
+        schedule = f'training.schedule={{ type = "linear", warmup_steps = {warmup} }}'
+        settings = "training.max_steps=3", f"training.budget={budget}", schedule
+        train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / f"{warmup}-{budget}"), told)
+        assert any("never comes to training.learning_rate" in warning for warning in told.warnings) == warned
+
+
 def test_two_passes_of_which_nothing_is_dropped_are_warned_of(corpus: Path, tmp_path: Path) -> None:
     for dropout, warned in ((0.0, True), (0.1, False)):
         told = Recorder()
