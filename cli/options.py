@@ -44,13 +44,19 @@ DataFolder = Annotated[
 ]
 StoreFolder = Annotated[
     Path | None,
-    typer.Option("--store", metavar="DIR", help="Where token ids are kept from run to run; ~/.cache/nmt if not."),
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        help="Where sentences and their token ids are kept from run to run; ~/.cache/nmt if not.",
+    ),
 ]
 Checkpoint = Annotated[
     str, typer.Option("--checkpoint", metavar="NAME", help="best, or a model of RUN by name, such as step-3000.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: a GPU where there is one.")]
-Threads = Annotated[int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all.")]
+Threads = Annotated[
+    int, typer.Option("--threads", min=0, max=1024, help="Processor threads; 0 is all, or what OMP_NUM_THREADS says.")
+]
 
 _by_hand: set[str] = set()
 """Which parameters of the verb that is running were given on the command line."""

@@ -206,8 +206,10 @@ class TokenizerConfig(Frozen):
 
     With ``source_model`` and ``target_model`` the named models are used as they are; without, they are trained on the
     training corpora. ``sampling`` is subword regularisation in training: for ``bpe`` the probability of dropping a
-    merge (BPE-dropout, Provilkov et al. 2020), for ``unigram`` the smoothing alpha of sampled segmentations (Kudo
-    2018, smaller is wilder); 0 is off. ``vocabulary`` is the number of pieces a model.
+    merge (BPE-dropout, Provilkov et al. 2020), for ``unigram`` the smoothing alpha of sampled segmentations (Kudo 2018,
+    smaller is wilder); 0 is off. ``vocabulary`` is the number of pieces a model, of which every character takes one
+    that is among the share ``character_coverage`` of the text; others are spelt in bytes with ``byte_fallback``, and
+    are unknown without. ``normalization`` is SentencePiece's rule for characters that are written in several ways.
     """
 
     type: Literal["bpe", "unigram"] = "bpe"
@@ -381,7 +383,8 @@ class ModelConfig(Frozen):
     """An encoder, a decoder and the embeddings they share.
 
     ``tied_embeddings``: 0 ties none, 2 the target embedding and the output layer (Press and Wolf 2017), 3 the source
-    embedding as well (a joint tokenizer is needed). ``embedding`` is E.
+    embedding as well (a joint tokenizer is needed). ``embedding`` is E. In training ``embedding_dropout`` drops units
+    of embeddings, as ``dropout`` of encoder and decoder does between their layers, and ``word_dropout`` whole words.
     """
 
     encoder: Annotated[Annotated[AnyEncoder, Field(discriminator="type")], _by_name("transformer")] = Field(
@@ -495,12 +498,14 @@ class TrainingConfig(Frozen):
     at most a tenth of them, and any schedule but ``linear`` and ``cosine`` becomes ``linear``: it falls to zero.
 
     ``batch_tokens`` bounds rows times the longest side of a batch, padding counted; ``accumulate`` batches make one
-    step. ``optimizer`` ``muon`` moves the matrices that states are multiplied by along orthogonal ones (Jordan et al.
-    2024) and all other weights as ``adamw`` does; ``weight_decay`` is for these two, and muon leaves ``betas`` and
-    ``epsilon`` to those other weights. Embeddings, those of distances too, and the output layer move at
-    ``embedding_rate`` times the learning rate. ``metric`` decides which checkpoint is best and when ``patience``
-    validations without improvement stop the run (0: never). ``average`` is how many of the best checkpoints are
-    averaged (0 and 1: none are); the mean translates where it is better on the validation set than each of them.
+    step, whose gradient is at most ``clip_norm`` long (0: as long as it is). ``label_smoothing`` is the share of
+    probability that goes to all tokens alike (Szegedy et al. 2016). ``optimizer`` ``muon`` moves the matrices that
+    states are multiplied by along orthogonal ones (Jordan et al. 2024) and all other weights as ``adamw`` does;
+    ``weight_decay`` is for these two, and muon leaves ``betas`` and ``epsilon`` to those other weights. Embeddings,
+    those of distances too, and the output layer move at ``embedding_rate`` times the learning rate. ``metric`` decides
+    which checkpoint is best and when ``patience`` validations without improvement stop the run (0: never). ``average``
+    is how many of the best checkpoints are averaged (0 and 1: none are); the mean translates where it is better on the
+    validation set than each of them.
 
     ``consistency`` above 0 sends every batch through the model twice, with other units dropped, and weighs how far the
     two predictions are apart (R-Drop, Liang et al. 2021, where it is 5): a step takes twice the time and memory, and

@@ -39,8 +39,8 @@ def train(
         Preset | None,
         typer.Option(
             "--preset",
-            help="auto: choose a recipe for the corpus and the budget, and keep it as auto.toml in the run folder; "
-            "RECIPE need not be given, or says which corpora.",
+            help="auto: choose a recipe for the corpus and the budget, by default 30m, and keep it as auto.toml in the "
+            "run folder; RECIPE need not be given, or says which corpora.",
         ),
     ] = None,
     out: Annotated[

@@ -79,7 +79,6 @@ def translate(
     A blank line stays blank. What --beam and the other options of search are not given as, the run's recipe says.
     """
     with loading():
-        from nmt.decoding.exported import is_export
         from nmt.decoding.sharing import Sharing
         from nmt.decoding.translator import Translator
         from nmt.distributed import joined
@@ -93,8 +92,6 @@ def translate(
     with joined() as ranks:
         if ranks.is_first and input != STANDARD:
             check_input(input)
-        if is_export(run[0]) and not by_hand("precision"):
-            search.pop("precision", None)  # the environment's, for the runs: an export has one of its own
         with loading():
             translator = Translator.load(*run, which=checkpoint, device=device, threads=threads, **as_given(search))
         attention, words = style.align is not None, style.confidence

@@ -134,6 +134,17 @@ class Export:
                 return OnnxEngine(self, folder, device=device, threads=threads)
         assert_never(self.kind)
 
+    def settled(self) -> set[str]:
+        """The fields of search that an export of this kind has one way of only, by name."""
+        match self.kind:
+            case "ctranslate2":
+                from nmt.decoding.ctranslate2 import PLAIN
+
+                return {"precision", *PLAIN}
+            case "onnx":
+                return {"precision"}
+        assert_never(self.kind)
+
 
 def check_precision(quantization: str, config: DecodingConfig) -> None:
     """Raise ConfigError where a search asks for numbers that an export has not: it has those it was written in."""

@@ -284,6 +284,8 @@ def _exported(
     if which != "best":
         raise ConfigError(f"{folder}: an export holds one model, and no checkpoint {which!r}")
     export = Export.open(folder)
+    settled = export.settled()
+    wishes = {name: value for name, value in wishes.items() if name not in settled}
     settings = overridden(export.decoding, decoding, wishes)
     engine = export.engine(folder, device=device, threads=threads)
     return Translator(engine, export.tokenizers, settings, export.learnt)

@@ -132,6 +132,9 @@ def test_no_tokens_in_a_row_twice(one: Both) -> None:
 def test_what_it_cannot_do_is_said(one: Both, how: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=f"{flag}: CTranslate2 cannot; use the run itself"):
         load(one[1], **how).check()
+    wished = load(one[1], wishes={**how, "precision": "float16", "beam": 2})
+    wished.check()
+    assert wished.decoding == load(one[1], beam=2).decoding
 
 
 @pytest.mark.parametrize(("written", "refused"), [("none", "int8"), ("int8", "float32"), ("int8_float32", "int8")])
