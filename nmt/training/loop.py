@@ -285,20 +285,22 @@ class Trainer:
     def _validate(self, stop: StopRequest) -> None:
         """Score the model, keep it where it is among the best, hear what the schedule makes of it.
 
-        Raises Stopped, with nothing changed, where a stop was requested meanwhile.
+        Raises Stopped, with nothing changed, where a stop was requested meanwhile, and CheckpointError where models
+        cannot be written, so that the resumed run begins with this validation.
         """
         position = self.state.position
         scores = self._scores(self.state.model, stop)
+        if self.ranks.is_first:
+            with self._unless_unsaved_again("model"):
+                self.run.save_model(self.state.model, position.step, scores.by_metric())
+                self.run.keep_best(max(1, self.config.average))
         value = goodness(self.config.metric, scores.by_metric())
         best = position.best_score is None or value > position.best_score
         if best:
             position.best_score, position.waited = value, 0
         else:
             position.waited += 1
-        if self.ranks.is_first:
-            with self._unless_unsaved_again("model"):
-                self.run.save_model(self.state.model, position.step, scores.by_metric())
-                self.run.keep_best(max(1, self.config.average))
+        position.validated = position.step  # whatever fails from here on, it is counted once
         if self.state.schedule.validated(best):
             self.reporter.note(f"step {position.step}: no better, the learning rate is cut")
         report = ValidationReport(
@@ -316,7 +318,6 @@ class Trainer:
         if self.ranks.is_first:
             with self._unless_lost(self.run.folder / "curves.svg"):
                 draw_curves(read_log(self.run.folder), self.run.folder / "curves.svg")
-        position.validated = position.step
         self.ranks.wait()
         self.pace.validated(position, self._lap())  # tokens a second are counted without validations
 

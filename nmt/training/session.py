@@ -118,7 +118,7 @@ def train(
             ranks.wait()  # until all have read the run
             over = is_over(training, new_pace(training), state.position)
             if over and state.position.finished == state.position.step and not run.lacks_average():
-                _check_finished(state, valid_corpus, session)
+                _check_finished(state, before, recipe, session)
                 _settle(run, session, ranks)
                 reporter.note(f"{run.folder}: this run is finished: {state.position.step} steps are done")
                 return run.best()
@@ -138,14 +138,16 @@ def train(
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, spoken, learnt)
         validator.check(state.model, device)
         _check_positions(recipe, state.model, longest_sides, validator)
-        _settle(run, session, ranks)  # now that all is known to fit the new recipe
         compares_anew = _compare_anew(run, state, validator, same_set, ranks)
+        if session.resume and (session.force or compares_anew):  # or what has been taken up is not what is gone back to
+            state.save(run.folder, log_size=log_size or 0)
+        _settle(run, session, ranks)  # now that all is known to fit the new recipe
         ranks.wait()
         with _log(run, log_size, state.position.step, ranks) as log:
             trainer = Trainer(run, state, source, validator, log, reporter)
             reporter.note(_summary(run, state.model, trainer.dtype, device, ranks))
-            if not session.resume or compares_anew:
-                state.save(run.folder, log_size=log_size or 0)
+            if not session.resume:
+                state.save(run.folder, log_size=0)
             seconds, cpu_seconds = ranks.total(time.monotonic() - began, time.process_time() - cpu_began)
             state.position.seconds += seconds / ranks.size
             state.position.cpu_seconds += cpu_seconds
@@ -325,13 +327,25 @@ def _is_same_validation(state: TrainingState, corpus: AnyCorpus, session: Sessio
     return is_same
 
 
-def _check_finished(state: TrainingState, corpus: AnyCorpus, session: Session) -> None:
-    """Raise ConfigError where a forced recipe would have scores of a finished run be those of another set."""
-    if session.force and state.valid not in ("", digest_corpus(corpus)):
+def _check_finished(state: TrainingState, before: Recipe, recipe: Recipe, session: Session) -> None:
+    """Raise ConfigError where a forced recipe would have a finished run be what it is not.
+
+    That is one whose weights are multiplied in another way than they have learned to be, or whose scores are those of
+    another set.
+    """
+    corpus = recipe.data.valid
+    if session.force and corpus is not None and state.valid not in ("", digest_corpus(corpus)):
         raise ConfigError(
             f"{session.folder}: this run is finished, and its scores are those of another validation set than "
             f"{describe(corpus)}: nmt evaluate {session.folder} --source FILE --reference FILE has those of a new one"
         )
+    for difference in differences(before, recipe):
+        key = difference.partition(":")[0]
+        if key.startswith("model.") and not key.endswith(("dropout", ".alignment_layer")):
+            raise ConfigError(
+                f"{session.folder}: this run is finished: {difference} would need more steps to learn: raise "
+                f"training.max_steps or training.budget too, or begin another run"
+            )
 
 
 def _take_up(state: TrainingState, before: Recipe, recipe: Recipe, session: Session, reporter: Reporter) -> None:
@@ -382,7 +396,7 @@ def _drops(values: Mapping[str, Any]) -> bool:
 def _compare_anew(run: Run, state: TrainingState, validator: Validator, same_set: bool, ranks: Ranks) -> bool:
     """Forget scores of another set or of words cut otherwise; by another metric, the best is another.
 
-    Gives whether there was any such change.
+    Gives whether there was any such change. What the run stands at is validated anew where its score is forgotten.
     """
     metric, position = run.recipe.training.metric, state.position
     before: dict[str, str] = state.scored
@@ -397,6 +411,8 @@ def _compare_anew(run: Run, state: TrainingState, validator: Validator, same_set
     ranks.wait()
     scored = [goodness(metric, one.scores) for one in run.checkpoints() if one.step and one.scores]
     position.best_score, position.waited, state.schedule.waited = max(scored, default=None), 0, 0
+    if not is_comparable:
+        position.validated = min(position.validated, max(0, position.step - 1))
     return True
 
 

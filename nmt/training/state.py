@@ -7,7 +7,7 @@ and the size of the log: a run that stops after a checkpoint and goes on from it
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, assert_never
@@ -126,6 +126,7 @@ class TrainingState:
         self.corpora: list[str] = []
         self.valid = ""
         self.scored: dict[str, str] = {}
+        self._damaged: set[str] = set()
 
     def save(self, folder: Path, *, log_size: int) -> None:
         """Write ``resume/step-N`` into the run folder and drop the ones before the last two.
@@ -153,7 +154,8 @@ class TrainingState:
             "state.json": json_bytes(state),
         }
         write_folder(target, files)
-        remove_older(folder / "resume", KEPT)
+        self._damaged.discard(target.name)
+        remove_older(folder / "resume", KEPT, self._damaged)
 
     def go_back(self, folder: Path) -> tuple[int, list[str]]:
         """As :meth:`load`, from the newest checkpoint that no skipped step stands before; newer ones are removed.
@@ -178,6 +180,8 @@ class TrainingState:
         if source is None:
             what = "; ".join(complaints) or "it has no resume/step-N; leave out --resume to begin anew"
             raise CheckpointError(f"{folder}: there is no checkpoint to go on from: {what}")
+        newer = itertools.takewhile(lambda one: one != source, step_folders(folder / "resume"))
+        self._damaged = {one.name for one in newer}
         state = read_json(source / "state.json")
         load_weights(self.model, read_tensors(source / "weights.safetensors"), str(source))
         tensors = read_tensors(source / "training.safetensors")
@@ -301,14 +305,14 @@ def seed_rank(seed: int, rank: int, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0]))
 
 
-def remove_older(parent: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest ``step-N`` folders, among which those astray do not count."""
+def remove_older(parent: Path, keep: int, damaged: Collection[str] = ()) -> None:
+    """Remove all but the ``keep`` newest ``step-N`` folders, among which those astray and ``damaged`` do not count."""
     kept = 0
     for folder in step_folders(parent):
         if kept == keep:
             remove_folder(folder)
         else:
-            kept += not _is_astray(folder)
+            kept += folder.name not in damaged and not _is_astray(folder)
 
 
 def _is_astray(folder: Path) -> bool:

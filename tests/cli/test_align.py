@@ -62,6 +62,19 @@ def test_a_line_in_a_line_out(align: Nmt) -> None:
         assert [t for _, t in sorted(links, key=lambda link: link[1])] == list(range(len(target.split())))
 
 
+def test_links_from_a_threshold_on(align: Nmt) -> None:
+    """The lower it is, the more of them; what nothing is below is all that there are."""
+
+    def links(threshold: str) -> set[tuple[int, str]]:
+        code, out, err = align("--method", "threshold", "--threshold", threshold)
+        assert (code, err) == (0, "")
+        return {(number, link) for number, line in enumerate(out.split("\n")) for link in line.split()}
+
+    every, some, none = links("0"), links("0.3"), links("1")
+    assert len(every) == sum(len(s.split()) * len(t.split()) for s, t in zip(SOURCE, TARGET, strict=False))
+    assert none <= some < every
+
+
 def test_the_models_own_translations_from_a_pipe(warm_python: str, untrained_run: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.fr"
     command = [

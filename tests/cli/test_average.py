@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -79,12 +80,17 @@ def test_it_is_scored_as_training_scores(folder: Path, capsys: pytest.CaptureFix
     scores = Run.open(folder).checkpoint("average-best-2").scores
     assert set(scores) == {"loss", "perplexity", "bleu", "chrf"}
     assert f"(loss {scores['loss']:.2f}, " in capsys.readouterr().err
-    assert scores["loss"] == pytest.approx(torch.log(torch.tensor(scores["perplexity"])).item(), abs=1e-4)
+    assert scores["loss"] == pytest.approx(math.log(scores["perplexity"]), abs=1e-4)
     command = ["evaluate", str(folder), "--split", "valid", "--checkpoint", "average-best-2", "--json"]
     assert main([*command, "--metric", "bleu", "--metric", "chrf"]) == 0
     found = {one["name"]: one["score"] for one in json.loads(capsys.readouterr().out)["scores"]}
     assert found["BLEU"] == pytest.approx(scores["bleu"])
     assert found["chrF2"] == pytest.approx(scores["chrf"])
+    valid = Run.open(folder).recipe.data.valid
+    assert isinstance(valid, TextCorpus)
+    command = ["score", str(folder), "--source", str(valid.source), "--target", str(valid.target), "--summary"]
+    assert main([*command, "--checkpoint", "average-best-2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["perplexity"] == pytest.approx(scores["perplexity"], rel=1e-4)
 
 
 def test_where_it_is_the_best_the_run_translates_with_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

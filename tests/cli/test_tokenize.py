@@ -47,6 +47,25 @@ def test_ids_and_back_through_files(model: Path, tmp_path: Path) -> None:
     assert out.read_text() == "the cat sleeps .\nthe dog eats .\n"
 
 
+def test_a_tokenizer_is_trained_as_it_is_said(corpus: Path, tmp_path: Path) -> None:
+    """Its kind, what it makes of characters, and which of these it knows."""
+    path = tmp_path / "x.model"
+    how = ["--type", "unigram", "--normalization", "nfkc_cf", "--vocabulary", "32", "--no-byte-fallback"]
+    done = nmt("tokenize", "train", corpus / "train.en", *how, "-o", path)
+    assert b"32 unigram pieces" in done.stderr
+    one, other = (nmt("tokenize", "encode", path, text=text).stdout for text in (b"THE CAT\n", b"the cat\n"))
+    assert one == other != b"\n"
+    rare = tmp_path / "rare.en"
+    rare.write_text("the cat sees the dog , and a bird sings .\n" * 200 + "q\n", encoding="utf-8")
+    known = {}
+    for share in ("1.0", "0.99"):
+        how = ["--vocabulary", "32", "--no-byte-fallback", "--character-coverage", share]
+        done = nmt("tokenize", "train", rare, *how, "-o", path)
+        assert done.returncode == 0, done.stderr
+        known[share] = nmt("tokenize", "encode", path, "--ids", text=b"q\n").stdout.split()
+    assert b"1" in known["0.99"] and b"1" not in known["1.0"]
+
+
 def test_a_seed_of_nothing_is_refused(model: Path) -> None:
     done = nmt("tokenize", "encode", model, "--seed", "2", text=b"a\n")
     assert done.returncode == 2

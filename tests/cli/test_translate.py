@@ -500,8 +500,29 @@ def test_lines_that_are_too_long_are_cut_or_refused(
     assert captured.out.count(b"\n") == 1  # the line before it
 
 
-def test_a_line_at_a_time_out_of_a_file(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
-    assert translated(run, tmp_path, capfdbinary, "--line-buffered") == translated(run, tmp_path, capfdbinary)
+def test_a_line_at_a_time_out_of_a_file(
+    run: Path, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is written before the next is searched for."""
+    real, sizes, written = Translator.translate_window, list[int](), list[int]()
+    part = tmp_path / "out.part"
+
+    def watched(translator: Translator, requests: Any, **how: Any) -> Any:
+        sizes.append(len(requests))
+        written.append(part.read_bytes().count(b"\n") if part.exists() else 0)
+        return real(translator, requests, **how)
+
+    monkeypatch.setattr(Translator, "translate_window", watched)
+    whole = translated(run, tmp_path, capfdbinary)
+    assert sizes == [len(LINES)]
+    sizes.clear()
+    assert translated(run, tmp_path, capfdbinary, "--line-buffered") == whole
+    assert sizes == [1] * len(LINES)
+    written.clear()
+    source = write(tmp_path / "in", text_of(LINES))
+    assert main(["translate", str(run), "-i", source, "-o", str(tmp_path / "out"), "--line-buffered"]) == 0
+    assert written == list(range(len(LINES)))
+    assert (tmp_path / "out").read_text(encoding="utf-8").split("\n")[:-1] == whole
 
 
 @pytest.mark.parametrize(

@@ -307,12 +307,13 @@ def test_a_digest_is_of_the_contents_not_of_the_place(tmp_path: Path) -> None:
 LANGUAGES = DataConfig(source="en", target="fr", max_length=7)
 
 
-def test_a_folder_takes_the_corpora_place(tmp_path: Path) -> None:
-    for name in ("train.en", "train.fr.gz", "dev.en", "dev.fr", "other.en"):
+@pytest.mark.parametrize("valid", ["valid", "validation", "val", "dev"])
+def test_a_folder_takes_the_corpora_place(valid: str, tmp_path: Path) -> None:
+    for name in ("train.en", "train.fr.gz", f"{valid}.en", f"{valid}.fr", "other.en"):
         (tmp_path / name).touch()
     data = with_folder(LANGUAGES.model_copy(update={"test": TextCorpus(source=Path("x"), target=Path("y"))}), tmp_path)
     assert data.train == (TextCorpus(source=tmp_path / "train.en", target=tmp_path / "train.fr.gz"),)
-    assert data.valid == TextCorpus(source=tmp_path / "dev.en", target=tmp_path / "dev.fr")
+    assert data.valid == TextCorpus(source=tmp_path / f"{valid}.en", target=tmp_path / f"{valid}.fr")
     assert data.test is None
     assert data.max_length == 7
 

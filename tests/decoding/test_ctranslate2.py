@@ -92,11 +92,12 @@ def test_the_longest_translation_is_each_sentences_own(one: Both, limit: int) ->
 
 def test_several_translations_are_distinct_and_in_order(one: Both) -> None:
     _, folder = one
-    for found in load(folder).translate(LINES, nbest=3):
+    for found, best in zip(load(folder).translate(LINES, nbest=3), load(folder).translate(LINES), strict=True):
         scores = [hypothesis.score for hypothesis in found.hypotheses]
         assert scores == sorted(scores, reverse=True)
         assert len({hypothesis.tokens for hypothesis in found.hypotheses}) == len(scores)
-        assert not found.source or scores
+        assert len(scores) == (3 if found.source.strip() else 0)
+        assert [one.tokens for one in found.hypotheses[:1]] == [one.tokens for one in best.hypotheses]
 
 
 def test_prefixes_and_phrases_to_avoid(one: Both) -> None:
@@ -112,11 +113,17 @@ def test_prefixes_and_phrases_to_avoid(one: Both) -> None:
 
 
 def test_no_tokens_in_a_row_twice(one: Both) -> None:
-    _, folder = one
-    for found in load(folder, no_repeat_ngram=2, beam=1).translate(LINES):
-        tokens = found.hypotheses[0].tokens if found.hypotheses else ()
-        pairs = list(itertools.pairwise(tokens))
-        assert len(pairs) == len(set(pairs))
+    ours, folder = one
+
+    def repeats(found: Translation) -> bool:
+        pairs = list(itertools.pairwise(found.hypotheses[0].tokens if found.hypotheses else ()))
+        return len(pairs) > len(set(pairs))
+
+    assert any(map(repeats, load(folder, beam=1).translate(LINES)))
+    blocked = list(load(folder, no_repeat_ngram=2, beam=1).translate(LINES))
+    assert not any(map(repeats, blocked))
+    settings = ours.decoding.model_copy(update={"no_repeat_ngram": 2, "beam": 1})
+    assert_same(list(Translator(ours.engine, ours.tokenizers, settings).translate(LINES)), blocked)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,6 @@ def test_scores_against_a_loop(pairing: str, tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("pairing", NINE)
 def test_what_search_finds_scores_as_it_says(pairing: str, tokenizer: Tokenizer) -> None:
-    """Token by token, and as text where that is cut into the pieces it was written in."""
     translator = make(NINE[pairing], tokenizer, max_extra=3)
     scorer = Scorer(translator)
     found = [
@@ -114,13 +113,20 @@ def test_what_search_finds_scores_as_it_says(pairing: str, tokenizer: Tokenizer)
         for hypothesis in translation.hypotheses
     ]
     forced = scorer.score_tokens([(one.source_tokens, hypothesis.tokens) for one, hypothesis in found])
-    texts = scorer.score_window([(one.source, hypothesis.text) for one, hypothesis in found])
     assert len(found) > 10
-    for (_, hypothesis), score, of_text in zip(found, forced, texts, strict=True):
+    for (_, hypothesis), score in zip(found, forced, strict=True):
         assert score.log_probability == pytest.approx(hypothesis.log_probability, abs=1e-4)
         assert score.score == pytest.approx(hypothesis.score, abs=1e-4)
-        if tokenizer.encode(hypothesis.text) == list(hypothesis.tokens) and hypothesis.text.strip():
-            assert_same(of_text, score)
+
+
+@pytest.mark.parametrize("pairing", NINE)
+def test_a_text_scores_as_its_pieces_do(pairing: str, tokenizer: Tokenizer) -> None:
+    scorer = Scorer(make(NINE[pairing], tokenizer))
+    pairs = [(source, target) for source, target in PAIRS if source.strip() and target.strip()]
+    assert len(pairs) > 3
+    pieces = [(tuple(tokenizer.encode(source)), tuple(tokenizer.encode(target))) for source, target in pairs]
+    for of_text, score in zip(scorer.score_window(pairs), scorer.score_tokens(pieces), strict=True):
+        assert_same(of_text, score)
 
 
 @pytest.mark.parametrize("pairing", ["gru-gru", "lstm-lstm", "transformer-transformer", "transformer-gru"])

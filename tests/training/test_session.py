@@ -260,6 +260,38 @@ def test_the_log_says_why_a_run_is_slow(corpus: Path, tmp_path: Path, monkeypatc
         assert record["memory"] > 50e6
 
 
+def test_waiting_is_the_time_in_which_batches_are_made(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each step at least the twentieth of a second in which nothing comes."""
+    real = Trainer._next_batches
+
+    def slow(trainer: Trainer) -> list[Batch]:
+        time.sleep(0.05)
+        return real(trainer)
+
+    monkeypatch.setattr(Trainer, "_next_batches", slow)
+    train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    records, before = [one for one in read_log(tmp_path / "run") if one["type"] == "train"], 0
+    assert len(records) == 6
+    for record in records:
+        seconds = (record["tokens"] - before) / record["tokens_per_second"]
+        assert 2 * 0.05 <= record["waiting"] * seconds < seconds
+        before = record["tokens"]
+
+
+def test_the_time_of_a_run_is_the_time_that_it_takes(corpus: Path, tmp_path: Path) -> None:
+    """Validations counted, and several sittings; what comes before the first step is a part of it."""
+    began, cpu_began = time.monotonic(), time.process_time()
+    with pytest.raises(Interrupted):
+        train(recipe(corpus), session(tmp_path / "run"), Recorder({5: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    train(recipe(corpus), session(tmp_path / "run", resume=True), Recorder())
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
+    position = json.loads((newest(tmp_path / "run") / "state.json").read_text())["position"]
+    assert 0.5 * seconds < position["seconds"] <= seconds
+    assert 0.5 * cpu_seconds < position["cpu_seconds"] <= cpu_seconds + 0.1
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
 def test_the_exit_codes_of_signals_are_those_of_the_shell(
     number: signal.Signals, code: int, corpus: Path, tmp_path: Path
@@ -747,6 +779,82 @@ def test_a_forced_rate_is_the_one_that_is_taken(corpus: Path, tmp_path: Path, mo
     assert any("the learning rate is the recipe's again, and no longer 0.125 times that" in note for note in told.notes)
 
 
+class Killed(BaseException):
+    """What no part of a training catches: nothing is saved after it."""
+
+
+def killed() -> None:
+    raise Killed
+
+
+def test_a_forced_rate_outlasts_a_kill_and_a_way_back(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first checkpoint that the forced run writes by itself."""
+    with monkeypatch.context() as patch:
+        plant(patch, set(range(3, 100)))
+        with pytest.raises(DivergedError):
+            train(recipe(corpus), session(tmp_path / "run"), Recorder())
+    lower = recipe(corpus, "gru", "gru", "training.learning_rate=0.001")
+    with pytest.raises(Killed):
+        train(lower, session(tmp_path / "run", resume=True, force=True), Recorder({1: killed}))
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    told = Recorder()
+    train(lower, session(tmp_path / "run", resume=True), told)
+    assert {report.learning_rate for report in told.steps} == {0.001}
+    told = Recorder()
+    plant(monkeypatch, set(range(1, 6)))
+    train(lower, session(tmp_path / "again", resume=True), told)
+    assert {report.learning_rate for report in told.steps if report.step > 5} == {0.0005}
+    assert any("at half the learning rate (1 of at most 3 times)" in warning for warning in told.warnings)
+
+
+def test_forced_data_outlast_a_kill(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(recipe(own), session(tmp_path / "run"), Recorder({2: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    for language in ("en", "fr"):
+        lines = (own / f"train.{language}").read_text(encoding="utf-8").splitlines()
+        (own / f"train.{language}").write_text("".join(f"{line}\n" for line in lines[3:]), encoding="utf-8")
+    with pytest.raises(Killed):
+        train(recipe(own), session(tmp_path / "run", resume=True, force=True), Recorder({3: killed}))
+    told = Recorder()
+    train(recipe(own), session(tmp_path / "run", resume=True), told)
+    assert told.steps[0].step == 3
+
+
+def test_a_run_that_stands_at_its_last_step_is_validated_on_a_set_that_is_new(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe(own, "gru", "gru", "training.average=2", "training.validate_every=3")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "average", lambda *_: killed())
+        with pytest.raises(Killed):
+            train(wanted, session(tmp_path / "run"), Recorder())
+    lines = (own / "valid.fr").read_text().splitlines()
+    (own / "valid.fr").write_text("".join(f"{line}\n" for line in lines[::-1]))
+    told = Recorder()
+    best = train(wanted, session(tmp_path / "run", resume=True, force=True), told)
+    assert not told.steps and [report.step for report in told.validations] == [12]
+    assert (best.name, best.scores["loss"]) == ("step-12", told.validations[0].loss)
+
+
+@pytest.mark.parametrize("setting", ["model.encoder.heads=4", "model.encoder.positions=none", "model.encoder.window=2"])
+def test_a_finished_run_is_not_made_another_model(setting: str, corpus: Path, tmp_path: Path) -> None:
+    """The same weights would do for it; but its scores are those of the one that learned."""
+    train(recipe(corpus, "transformer", "gru"), session(tmp_path / "run"), Recorder())
+    written = (tmp_path / "run" / "recipe.toml").read_bytes()
+    with pytest.raises(ConfigError, match=rf"this run is finished: {setting.partition('=')[0]}: .* more steps"):
+        train(
+            recipe(corpus, "transformer", "gru", setting),
+            session(tmp_path / "run", resume=True, force=True),
+            Recorder(),
+        )
+    assert (tmp_path / "run" / "recipe.toml").read_bytes() == written
+    less = recipe(corpus, "transformer", "gru", "model.encoder.dropout=0.1")
+    train(less, session(tmp_path / "run", resume=True, force=True), Recorder())
+    assert Run.open(tmp_path / "run").recipe == less
+
+
 def test_a_warm_up_that_outlasts_the_run_is_warned_of(corpus: Path, tmp_path: Path) -> None:
     for warmup, budget, warned in ((3, "0", False), (4, "0", True), (4, "2s", False)):
         told = Recorder()
@@ -1063,6 +1171,25 @@ def test_an_error_in_a_validation_loses_no_step(
     assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "straight")
 
 
+def test_an_error_behind_a_validation_does_not_have_it_counted_twice(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a patience of one, a second look at the same model would be the end."""
+    wanted = recipe(corpus, "gru", "gru", "training.patience=1", "training.metric=loss")
+    train(wanted, session(tmp_path / "straight"), Recorder())
+
+    def failing(*arguments: Any) -> None:
+        raise ValueError("no such figure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "draw_curves", failing)
+        with pytest.raises(ValueError, match="no such figure"):
+            train(wanted, session(tmp_path / "run"), Recorder())
+    train(wanted, session(tmp_path / "run", resume=True), Recorder())
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "straight")
+
+
 def test_an_error_in_a_step_loses_none_before_it(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor the batches that it had taken: three a step, the second of which fails."""
     wanted = recipe(corpus, "gru", "gru", "training.accumulate=3", "training.save_every=1000")
@@ -1171,6 +1298,19 @@ def test_a_damaged_checkpoint_is_written_again_when_its_step_comes(corpus: Path,
     train(recipe(corpus), session(tmp_path / "run", resume=True), told)
     assert "step-12/weights.safetensors: damaged" in told.warnings[0]
     assert fingerprint(tmp_path / "run") == before
+
+
+def test_a_damaged_checkpoint_takes_the_place_of_no_whole_one(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(recipe(corpus), session(run), Recorder())
+    (run / "resume" / "step-12" / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(Interrupted):
+        train(recipe(corpus), session(run, resume=True), Recorder({9: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    (run / "resume" / "step-9" / "weights.safetensors").write_bytes(b"")
+    told = Recorder()
+    train(recipe(corpus), session(run, resume=True), told)
+    assert told.steps[0].step == 9
+    assert {"step-12", "step-8"} < {path.name for path in (run / "resume").iterdir()}
 
 
 def test_an_average_is_no_part_of_the_next_average_and_neither_is_a_damaged_model(corpus: Path, tmp_path: Path) -> None:
