@@ -286,7 +286,8 @@ def _free_bytes(folder: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk and how it did on the validation set. ``step`` is 0 for an average of several.
+    """A model on disk and how it did on the validation set. ``step`` is 0 for an average of several, and for
+    what a run that is fine-tuned begins as: none of the checkpoints that are averaged, or removed for better ones.
 
     ``scores`` are empty where it was not validated.
     """

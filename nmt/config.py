@@ -58,8 +58,10 @@ __all__ = [
     "TransformerDecoder",
     "TransformerEncoder",
     "TsvCorpus",
+    "differences",
     "load_recipe",
     "parse_recipe",
+    "reshaped",
 ]
 
 LARGEST = 2**31 - 1
@@ -518,6 +520,10 @@ class TrainingConfig(Frozen):
     ``validation_beam`` (0: that of ``decoding``) and scores with sacreBLEU's tokenisation ``bleu_tokenize`` (``auto``:
     the target language's; ``none`` for text that is tokenised already). ``tensorboard`` writes the figures of
     ``log.jsonl`` as TensorBoard events too.
+
+    ``finetune_from`` is a run that this one begins as: with the weights that translate there, and with its tokenizers,
+    which ``tokenizer`` has to name (``nmt train --finetune-from RUN`` sees to that). The weights are validated before
+    the first step, and translate where no later ones are better.
     """
 
     seed: int = Field(default=1, ge=0, lt=2**63)
@@ -548,6 +554,7 @@ class TrainingConfig(Frozen):
     patience: int = Field(default=0, ge=0)
     average: int = Field(default=0, ge=0)
     tensorboard: bool = False
+    finetune_from: Path | None = None
 
     @model_validator(mode="after")
     def _decay(self) -> TrainingConfig:
@@ -660,6 +667,32 @@ class Recipe(Frozen):
     def to_toml(self) -> str:
         """The whole recipe, defaults included, as TOML that :func:`parse_recipe` reads back to an equal one."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """What of a recipe is not as it was: every key whose value differs, as ``key: old -> new``."""
+    return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
+
+
+def reshaped(old: Recipe, new: Recipe) -> list[str]:
+    """Those :func:`differences` under which the weights of the one are not those of the other.
+
+    Their sizes may be the same, and what is made of them another thing. What is dropped in training is none of them.
+    """
+    told = [(one.partition(":")[0], one) for one in differences(old, new)]
+    return [one for key, one in told if key.startswith("model.") and not key.endswith(("dropout", ".alignment_layer"))]
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Every key whose value differs, as ``key: old -> new``."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before} -> {after}")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

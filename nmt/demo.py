@@ -15,7 +15,7 @@ from nmt.alignment.aligner import Aligner, LinkRule
 from nmt.alignment.links import AlignmentScore, Gold, aer, parse_gold
 from nmt.alignment.plot import draw_attention
 from nmt.checkpoint import Run, has_checkpoint
-from nmt.config import Recipe, load_recipe
+from nmt.config import Recipe, differences, load_recipe
 from nmt.data.corpus import with_folder
 from nmt.data.synthetic import write_corpus
 from nmt.data.text import count_lines, read_lines
@@ -23,7 +23,7 @@ from nmt.errors import ConfigError, Interrupted
 from nmt.evaluation.metrics import Score
 from nmt.evaluation.runs import Scoring, evaluate_run, held_out_split
 from nmt.training.report import Reporter
-from nmt.training.session import Session, differences, train
+from nmt.training.session import Session, train
 from nmt.training.signals import StopRequest
 
 __all__ = ["FAMILIES", "Demonstration", "Family", "Sample", "demonstrate", "make_corpus", "recipe_of"]

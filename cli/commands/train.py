@@ -25,7 +25,10 @@ class Preset(StrEnum):
 def train(
     recipe: Annotated[
         Path | None,
-        typer.Argument(metavar="RECIPE", help="The recipe, a TOML file; with --resume that of the run by default."),
+        typer.Argument(
+            metavar="RECIPE",
+            help="The recipe, a TOML file; with --resume and --finetune-from that of the run by default.",
+        ),
     ] = None,
     data: DataFolder = None,
     set_: Settings = None,
@@ -43,8 +46,19 @@ def train(
             "run folder; RECIPE need not be given, or says which corpora.",
         ),
     ] = None,
+    finetune_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--finetune-from",
+            metavar="RUN",
+            help="Begin with the model and the tokenizers of another run, to go on with other text.",
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="RUN", help="The run folder; runs/<the recipe's name> by default.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="RUN", help="The run folder; runs/<the recipe's name>, or <RUN>-finetuned, by default."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Resume although the recipe has changed.")] = False,
@@ -59,10 +73,19 @@ def train(
     if budget is not None and not budget.strip(" 0.smh"):
         raise ConfigError(f"--budget {budget}: give a time such as 30m or 2h, or leave it out to train for max_steps")
     settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]
+    folder = out or Path("runs") / (recipe.stem if recipe else "auto")
+    if finetune_from is not None:
+        if preset is not None:
+            raise ConfigError("--preset chooses a model, and --finetune-from has one: leave one of them out")
+        from nmt.training.finetuning import settings_for
+
+        settings += settings_for(finetune_from)
+        if recipe is None and not resume:
+            recipe = finetune_from / "recipe.toml"
+            folder = out or finetune_from.with_name(f"{finetune_from.name}-finetuned")
     if preset is None:
         recipe = recipe or _recipe_of_run(out, resume)
         parsed = read_recipe(recipe, settings, data)
-    folder = out or Path("runs") / (recipe.stem if recipe else "auto")
 
     from nmt.distributed import joined
     from nmt.training.session import Session, train

@@ -79,9 +79,11 @@ class Trainer:
         self.begin()
         while not self._is_over() or position.validated != position.step:
             try:
-                if not self._is_over() and not self._awaits_validation():
+                if self._awaits_first_scores():
+                    self._validate(stop)
+                elif not self._is_over() and not self._awaits_validation():
                     self.step()
-                if self._is_over() or self.pace.validates(position):
+                if position.step and (self._is_over() or self.pace.validates(position)):
                     self._validate(stop)
             except DivergedError as error:
                 position = self._retreat(error)
@@ -281,6 +283,11 @@ class Trainer:
         """Whether the last step is one to validate after and that has not been done: a signal stopped it."""
         position = self.state.position
         return 0 < position.step != position.validated and self.pace.validates(position)
+
+    def _awaits_first_scores(self) -> bool:
+        """Whether nothing has been learnt yet by a model that has learnt before, and how good it is, is not known."""
+        position = self.state.position
+        return self.config.finetune_from is not None and position.step == 0 and position.best_score is None
 
     def _validate(self, stop: StopRequest) -> None:
         """Score the model, keep it where it is among the best, hear what the schedule makes of it.

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nmt.checkpoint import Checkpoint, Run, goodness, has_checkpoint, recover
-from nmt.config import LARGEST, AnyCorpus, Recipe
+from nmt.config import LARGEST, AnyCorpus, Recipe, differences, reshaped
 from nmt.data.ahead import ready_overlaps, ready_tokenizers, store_folder
 from nmt.data.batching import BatchSource, Source
 from nmt.data.corpus import Pair, check_files, check_pairs, describe, digest_corpus, read_eval_pairs
@@ -32,6 +32,7 @@ from nmt.layers.positions import longest
 from nmt.memory import keep_freed_memory
 from nmt.models import Seq2Seq
 from nmt.training.allocator import keep_few_kernels
+from nmt.training.finetuning import begin_as, origin_of
 from nmt.training.lock import alone_in
 from nmt.training.loop import Trainer, is_over
 from nmt.training.pace import new_pace
@@ -41,7 +42,7 @@ from nmt.training.signals import StopRequest
 from nmt.training.state import TrainingState, new_state
 from nmt.training.validation import Validator
 
-__all__ = ["Session", "check", "differences", "train"]
+__all__ = ["Session", "check", "train"]
 
 
 @dataclass(frozen=True, init=False)
@@ -110,6 +111,8 @@ def train(
         training, valid_corpus = recipe.training, recipe.data.valid
         assert valid_corpus is not None, "resumed under a recipe that was checked"
         state = new_state(run, device, ranks)
+        if not session.resume and training.finetune_from is not None:
+            begin_as(state.model, recipe, reporter.note)
         log_size = None
         if session.resume:
             log_size, complaints = state.load(run.folder)
@@ -159,7 +162,8 @@ def check(recipe: Recipe, session: Session) -> None:
     """Find what would stop :func:`train` at once, and costs nothing to find.
 
     Raises ConfigError for a recipe without training or validation corpus, or one that wants TensorBoard where there is
-    none, and for a folder that holds a run already; CheckpointError where there is no run to resume.
+    none, and for a folder that holds a run already; CheckpointError where there is no run to resume; and what
+    :func:`~nmt.training.finetuning.origin_of` raises of a run to fine-tune.
     """
     if recipe.training.tensorboard:
         need_tensorboard()
@@ -177,6 +181,8 @@ def check(recipe: Recipe, session: Session) -> None:
         )
     if not session.resume and (begun or any((session.folder / "models").glob("[!.]*"))):
         raise ConfigError(f"{session.folder}: holds a run already; go on with --resume, or name another folder")
+    if not session.resume and recipe.training.finetune_from is not None:
+        origin_of(recipe)
     if others := Run.strangers(session.folder):
         raise ConfigError(
             f"{session.folder}: holds {others[0]} and is no run: that would be written over; name another with --out"
@@ -266,23 +272,6 @@ def _resumed(recipe: Recipe, session: Session, reporter: Reporter) -> Run:
     return Run(session.folder, recipe, run.tokenizers)
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """What of a recipe is not as it was: every key whose value differs, as ``key: old -> new``."""
-    return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Every key whose value differs, as ``key: old -> new``."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key}: {before} -> {after}")
-    return found
-
-
 def _validation_pairs(corpus: AnyCorpus) -> list[Pair]:
     """The validation set. Raises DataError where nothing in it can be validated on."""
     pairs = read_eval_pairs(corpus)
@@ -339,13 +328,11 @@ def _check_finished(state: TrainingState, before: Recipe, recipe: Recipe, sessio
             f"{session.folder}: this run is finished, and its scores are those of another validation set than "
             f"{describe(corpus)}: nmt evaluate {session.folder} --source FILE --reference FILE has those of a new one"
         )
-    for difference in differences(before, recipe):
-        key = difference.partition(":")[0]
-        if key.startswith("model.") and not key.endswith(("dropout", ".alignment_layer")):
-            raise ConfigError(
-                f"{session.folder}: this run is finished: {difference} would need more steps to learn: raise "
-                f"training.max_steps or training.budget too, or begin another run"
-            )
+    for difference in reshaped(before, recipe):
+        raise ConfigError(
+            f"{session.folder}: this run is finished: {difference} would need more steps to learn: raise "
+            f"training.max_steps or training.budget too, or begin another run"
+        )
 
 
 def _take_up(state: TrainingState, before: Recipe, recipe: Recipe, session: Session, reporter: Reporter) -> None:

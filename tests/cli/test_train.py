@@ -114,6 +114,35 @@ def test_from_a_folder_of_text_to_a_pipe(warm_python: str, folder: Path) -> None
     assert again.stderr.count("\n") == 1
 
 
+def test_a_run_is_fine_tuned_on_other_text(here: Here, folder: Path) -> None:
+    """By the recipe that it has, into a folder beside it; or by one of one's own; and gone on with."""
+    assert here("train", "recipe.toml", "--data", "corpus", "--quiet").returncode == 0
+    (folder / "field").mkdir()
+    for split in ("train", "valid"):
+        for language in ("en", "fr"):
+            lines = (folder / "corpus" / f"{split}.{language}").read_text(encoding="utf-8").splitlines()[::2]
+            (folder / "field" / f"{split}.{language}").write_text("".join(f"{line}\n" for line in lines))
+    command = ["train", "--finetune-from", "runs/recipe", "--data", "field", "--set", "training.max_steps=3"]
+    done = here(*command)
+    assert done.returncode == 0, done.stderr
+    assert "begins as runs/recipe/models/step-" in done.stderr and "step 0: loss" in done.stderr
+    written = (folder / "runs" / "recipe-finetuned" / "recipe.toml").read_text(encoding="utf-8")
+    assert 'finetune_from = "runs/recipe"' in written and 'source_model = "runs/recipe/source.model"' in written
+    again = here(*command, "--out", "runs/recipe-finetuned", "--resume")
+    assert again.returncode == 0 and "this run is finished: 3 steps are done" in again.stderr
+    done = here("train", "recipe.toml", *command[1:], "--out", "runs/own")
+    assert done.returncode == 0, done.stderr
+    for more, words in (
+        (["--preset", "auto"], "--preset chooses a model, and --finetune-from has one: leave one of them out"),
+        (["--set", "model.decoder.width=32"], "training.finetune_from: runs/recipe is another model than the recipe's"),
+    ):
+        refused = here(*command, "--out", "runs/new", *more)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert words in refused.stderr
+    nowhere = here("train", "--finetune-from", "nowhere", "--data", "field")
+    assert (nowhere.returncode, nowhere.stderr) == (1, "nmt: error: nowhere: no such run folder\n")
+
+
 @pytest.mark.slow
 def test_a_recipe_is_chosen_for_a_corpus_and_a_time(warm_python: str, folder: Path) -> None:
     settings = [f"--set={one}" for one in ("data.source=en", "data.target=fr", "training.precision=float32")]

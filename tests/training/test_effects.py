@@ -12,7 +12,7 @@ import torch
 
 from nmt.checkpoint import Run
 from nmt.data.batching import Batch
-from nmt.decoding import torch_engine
+from nmt.decoding.beam import beam_search
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport
 from nmt.training.schedule import Schedule
@@ -111,13 +111,13 @@ def test_validation_has_a_beam_of_its_own(
     own: int, beam: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beams: set[int] = set()
-    real = torch_engine.beam_search
+    real = beam_search
 
     def watched(*arguments: Any, **how: Any) -> Any:
         beams.add(how["config"].beam)
         return real(*arguments, **how)
 
-    monkeypatch.setattr(torch_engine, "beam_search", watched)
+    monkeypatch.setattr("nmt.decoding.torch_engine.beam_search", watched)
     run(corpus, tmp_path / "run", f"training.validation_beam={own}")
     assert beams == {beam}
 
