@@ -42,6 +42,7 @@ __all__ = ["VERBS", "app", "main"]
 VERBS = {
     "demo": "Train, score and look at a model on the embedded corpus.",
     "synth": "Write an English-French corpus with gold word links.",
+    "split": "Hold pairs of a corpus out, to validate and to test on.",
     "tokenize": "Train subword tokenizers, encode and decode with them.",
     "prepare": "Tokenise a recipe's corpora ahead of training.",
     "train": "Train a model by a recipe.",
