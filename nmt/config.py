@@ -677,10 +677,16 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 def reshaped(old: Recipe, new: Recipe) -> list[str]:
     """Those :func:`differences` under which the weights of the one are not those of the other.
 
-    Their sizes may be the same, and what is made of them another thing. What is dropped in training is none of them.
+    Their sizes may be the same, and what is made of them another thing.
     """
     told = [(one.partition(":")[0], one) for one in differences(old, new)]
-    return [one for key, one in told if key.startswith("model.") and not key.endswith(("dropout", ".alignment_layer"))]
+    return [one for key, one in told if key.startswith("model.") and not key.endswith(_OF_NO_WEIGHT)]
+
+
+_OF_NO_WEIGHT = ("dropout", ".alignment_layer", ".zero_init_residual", ".max_positions")
+"""How keys of ``model`` end that say nothing of what weights are for: what is dropped in training, what is told of
+attention, how weights begin, and a size that those which are learnt have anyway.
+"""
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -17,7 +17,9 @@ def average(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
     checkpoints: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CHECKPOINT]...", help="Which to average, such as step-2000 step-3000; all, if none."),
+        typer.Argument(
+            metavar="[CHECKPOINT]...", help="Which to average, such as step-2000 step-3000; if none, all but step-0."
+        ),
     ] = None,
     last: Annotated[int, typer.Option("--last", min=0, metavar="N", help="Average the N last ones.")] = 0,
     best: Annotated[int, typer.Option("--best", min=0, metavar="N", help="Average the N best ones.")] = 0,

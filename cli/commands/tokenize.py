@@ -35,7 +35,14 @@ Numbers = Annotated[bool, typer.Option("--ids", help="Numbers in place of pieces
 @tokenize.command()
 def train(
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="MODEL", help="The file to write the model to; - is standard output.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="MODEL",
+            envvar="NMT_TOKENIZE_OUT",
+            help="The file to write the model to; - is standard output.",
+        ),
     ],
     files: Annotated[
         list[Path] | None,

@@ -73,16 +73,16 @@ def train(
     if budget is not None and not budget.strip(" 0.smh"):
         raise ConfigError(f"--budget {budget}: give a time such as 30m or 2h, or leave it out to train for max_steps")
     settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]
-    folder = out or Path("runs") / (recipe.stem if recipe else "auto")
     if finetune_from is not None:
         if preset is not None:
             raise ConfigError("--preset chooses a model, and --finetune-from has one: leave one of them out")
         from nmt.training.finetuning import settings_for
 
         settings += settings_for(finetune_from)
-        if recipe is None and not resume:
-            recipe = finetune_from / "recipe.toml"
-            folder = out or finetune_from.with_name(f"{finetune_from.name}-finetuned")
+        name = finetune_from.resolve().name
+        out = out or finetune_from.parent / f"{name}-finetuned"
+        recipe = recipe or (None if resume else finetune_from / "recipe.toml")
+    folder = out or Path("runs") / (recipe.stem if recipe else "auto")
     if preset is None:
         recipe = recipe or _recipe_of_run(out, resume)
         parsed = read_recipe(recipe, settings, data)

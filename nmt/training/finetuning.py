@@ -7,11 +7,12 @@ translation systems for spoken language domains").
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from nmt.checkpoint import Run, check_folder, load_weights, weights
+import tomli_w
+
+from nmt.checkpoint import Checkpoint, Run, check_folder, load_weights, weights
 from nmt.config import Recipe, reshaped
 from nmt.data.tokenizer import Tokenizer
 from nmt.errors import ConfigError
@@ -32,13 +33,13 @@ def settings_for(folder: Path) -> list[str]:
         "tokenizer.source_model": folder / "source.model",
         "tokenizer.target_model": folder / target,
     }
-    return [f"tokenizer.joint={json.dumps(run.tokenizers.joint)}"] + [
-        f"{key}={json.dumps(str(path))}" for key, path in paths.items()
-    ]
+    written = {key: tomli_w.dumps({"path": str(path)}).partition("= ")[2].strip() for key, path in paths.items()}
+    joint = "true" if run.tokenizers.joint else "false"
+    return [f"{key}={value}" for key, value in {"tokenizer.joint": joint, **written}.items()]
 
 
-def origin_of(recipe: Recipe) -> Run:
-    """The run that ``training.finetune_from`` names.
+def origin_of(recipe: Recipe) -> tuple[Run, Checkpoint]:
+    """The run that ``training.finetune_from`` names, and its model that translates.
 
     Raises CheckpointError where there is none or it has no whole model, ConfigError where its model or its tokenizers
     are not those of the recipe.
@@ -46,7 +47,8 @@ def origin_of(recipe: Recipe) -> Run:
     folder, named = recipe.training.finetune_from, recipe.tokenizer
     assert folder is not None, "asked for of a recipe that names a run"
     run = Run.open(folder)
-    check_folder(run.best().folder)
+    best = run.best()
+    check_folder(best.folder)
     how = f"nmt train --finetune-from {folder} without a recipe takes what it has"
     for difference in reshaped(run.recipe, recipe):
         raise ConfigError(f"training.finetune_from: {folder} is another model than the recipe's: {difference}; {how}")
@@ -56,12 +58,11 @@ def origin_of(recipe: Recipe) -> Run:
     ):
         if path is None or Tokenizer.load(path).digest != wanted.digest:
             raise ConfigError(f"training.finetune_from: tokenizer.{side}_model is not that of {folder}; {how}")
-    return run
+    return run, best
 
 
 def begin_as(model: Seq2Seq, recipe: Recipe, note: Callable[[str], None]) -> None:
     """Have ``model`` begin with the weights of the run that the recipe names. Raises as :func:`origin_of` does."""
-    run = origin_of(recipe)
-    best = run.best()
-    load_weights(model, weights(run.load_model()), str(best.folder))
+    run, best = origin_of(recipe)
+    load_weights(model, weights(run.load_model(best.name)), str(best.folder))
     note(f"begins as {best.folder}")

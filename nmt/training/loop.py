@@ -77,13 +77,13 @@ class Trainer:
         """
         position = self.state.position
         self.begin()
-        while not self._is_over() or position.validated != position.step:
+        while not self._is_over() or position.validated != position.step or self.state.unscored:
             try:
                 if self._awaits_first_scores():
                     self._validate(stop)
                 elif not self._is_over() and not self._awaits_validation():
                     self.step()
-                if position.step and (self._is_over() or self.pace.validates(position)):
+                if position.step and (self._is_over() or self.state.unscored or self.pace.validates(position)):
                     self._validate(stop)
             except DivergedError as error:
                 position = self._retreat(error)
@@ -280,8 +280,12 @@ class Trainer:
         return all_seconds / self.ranks.size
 
     def _awaits_validation(self) -> bool:
-        """Whether the last step is one to validate after and that has not been done: a signal stopped it."""
+        """Whether the last step is one to validate after and that has not been done: a signal stopped it, or what was
+        done counts no more.
+        """
         position = self.state.position
+        if self.state.unscored:
+            return position.step > 0
         return 0 < position.step != position.validated and self.pace.validates(position)
 
     def _awaits_first_scores(self) -> bool:
@@ -307,7 +311,7 @@ class Trainer:
             position.best_score, position.waited = value, 0
         else:
             position.waited += 1
-        position.validated = position.step  # whatever fails from here on, it is counted once
+        position.validated, self.state.unscored = position.step, False  # whatever fails now, it is counted once
         if self.state.schedule.validated(best):
             self.reporter.note(f"step {position.step}: no better, the learning rate is cut")
         report = ValidationReport(

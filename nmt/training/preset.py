@@ -12,6 +12,7 @@ import json
 import math
 import re
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ class Survey:
     """How much there is to learn from: sentence pairs, and about how many pieces their targets have, EOS counted.
 
     ``characters`` is how many there are, in what was looked at of both sides: each has a piece of its own. ``words``
-    are the different runs of two letters or more, each of which can become one; None where nobody counted.
+    are the different runs of two letters or more on both sides, each of which can become one; None where there seem to
+    be many more than in what was looked at.
     """
 
     pairs: int
@@ -112,7 +114,10 @@ PIECES_A_WEIGHT = 3.5
 VOCABULARIES = ((20_000_000, 32000), (3_000_000, 16000), (250_000, 8000), (80_000, 4000), (25_000, 2000), (8_000, 1000))
 #: Pieces for each character, itself and what it is part of, and those that are there in any case: bytes and marks.
 ROOM_A_CHARACTER, SPECIAL = 1.25, 260
-#: A word, which SentencePiece makes one piece of in the end if it is let: of no more letters, nor across anything else.
+#: The share of words that the second half of what is looked at may bring, if all the text is to have hardly more.
+NEWS = 0.02
+#: A word, marks left out, which SentencePiece makes one piece of in the end if it is let: of no more letters, and of
+#: nothing else.
 WORD = re.compile(r"(?<![^\W\d_])[^\W\d_]{2,15}(?![^\W\d_])")
 #: Passes over the corpus from which on units are dropped with each probability.
 DROPOUTS = ((60, 0.35), (22, 0.3), (8, 0.2))
@@ -195,18 +200,36 @@ def survey(data: DataConfig) -> Survey:
     pairs, pieces = 0.0, 0.0
     characters: set[str] = set()
     words: set[str] = set()
+    is_known = True
     for corpus in data.train:
         reader = read_pairs(corpus)
         sample = list(itertools.islice(reader, SAMPLE))
         number = count_lines(corpus.source) if corpus.format == "text" else len(sample) + sum(1 for _ in reader)
         pairs += corpus.weight * number
         pieces += corpus.weight * number * _mean(map(_pieces, sample))
-        for text in normalizer.normalize([side for pair in sample for side in (pair.source, pair.target)]):
+        texts = normalizer.normalize([side for pair in sample for side in (pair.source, pair.target)])
+        known = 0
+        for place, text in enumerate(texts):
+            if place == len(texts) // 2:
+                known = len(words)
             characters.update(text)
-            words.update(WORD.findall(text))
+            words.update(WORD.findall(text.translate(_WITHOUT_MARKS)))
+        is_known = is_known and (number <= len(sample) or len(words) - known <= NEWS * len(words))
     if not pieces:
         raise DataError("data.train: there is no text in it to choose a recipe for")
-    return Survey(round(pairs), round(pieces), len(characters), len(words))
+    return Survey(round(pairs), round(pieces), len(characters), len(words) if is_known else None)
+
+
+class _Marks(dict[int, int | None]):
+    """A table of ``str.translate`` that leaves out marks that stand on letters, some scripts' vowels among them."""
+
+    def __missing__(self, character: int) -> int | None:
+        found = None if unicodedata.category(chr(character)) in ("Mn", "Mc") else character
+        self[character] = found
+        return found
+
+
+_WITHOUT_MARKS = _Marks()
 
 
 def _pieces(pair: Pair) -> float:
@@ -247,7 +270,7 @@ def choose(seen: Survey, rate: float, budget: float, processes: int = 1) -> list
     if vocabulary < (least := round(ROOM_A_CHARACTER * seen.characters) + SPECIAL):
         vocabulary, why = 100 * math.ceil(least / 100), f", of which {seen.characters:,} characters take one each"
     if seen.words is not None and vocabulary > (most := SPECIAL + seen.characters + seen.words):
-        vocabulary, why = most, f" that has {seen.words:,} different words: more pieces it may not give"
+        vocabulary, why = most, f", both sides having {seen.words:,} different words, which may give no more"
     size = _size(seen, vocabulary, rate, seconds)
     passes = _passes(size, seen, vocabulary, rate, seconds)
     consistent = passes >= CONSISTENT_FROM and size.width >= CONSISTENT_WIDTH

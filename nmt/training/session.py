@@ -141,10 +141,12 @@ def train(
         validator = Validator(valid, run.tokenizers, training, recipe.decoding, spoken, learnt)
         validator.check(state.model, device)
         _check_positions(recipe, state.model, longest_sides, validator)
-        compares_anew = _compare_anew(run, state, validator, same_set, ranks)
+        compares_anew = _compare_anew(run, state, validator, same_set and not reshaped(before, recipe))
         if session.resume and (session.force or compares_anew):  # or what has been taken up is not what is gone back to
             state.save(run.folder, log_size=log_size or 0)
         _settle(run, session, ranks)  # now that all is known to fit the new recipe
+        if state.unscored and ranks.is_first:
+            run.forget_scores()
         ranks.wait()
         with _log(run, log_size, state.position.step, ranks) as log:
             trainer = Trainer(run, state, source, validator, log, reporter)
@@ -380,26 +382,23 @@ def _drops(values: Mapping[str, Any]) -> bool:
     )
 
 
-def _compare_anew(run: Run, state: TrainingState, validator: Validator, same_set: bool, ranks: Ranks) -> bool:
-    """Forget scores of another set or of words cut otherwise; by another metric, the best is another.
+def _compare_anew(run: Run, state: TrainingState, validator: Validator, is_same: bool) -> bool:
+    """Have scores be forgotten of another set, another model or words cut otherwise; by another metric, the best is
+    another. ``is_same`` says that set and model are what they were.
 
-    Gives whether there was any such change. What the run stands at is validated anew where its score is forgotten.
+    Gives whether there was any such change. Where scores are forgotten, what the run stands at is validated anew.
     """
     metric, position = run.recipe.training.metric, state.position
     before: dict[str, str] = state.scored
     now: dict[str, str] = {"metric": metric, "tokenize": validator.tokenize}
     state.scored = now
-    is_comparable = same_set and before.get("tokenize", now["tokenize"]) == now["tokenize"]
+    is_comparable = is_same and before.get("tokenize", now["tokenize"]) == now["tokenize"]
     if is_comparable and before.get("metric", metric) == metric:
         return False
-    ranks.wait()
-    if not is_comparable and ranks.is_first:
-        run.forget_scores()
-    ranks.wait()
-    scored = [goodness(metric, one.scores) for one in run.checkpoints() if one.step and one.scores]
-    position.best_score, position.waited, state.schedule.waited = max(scored, default=None), 0, 0
-    if not is_comparable:
-        position.validated = min(position.validated, max(0, position.step - 1))
+    state.unscored = state.unscored or not is_comparable
+    scored = [] if state.unscored else [one.scores for one in run.checkpoints() if one.name.startswith("step-")]
+    known = [goodness(metric, scores) for scores in scored if scores]
+    position.best_score, position.waited, state.schedule.waited = max(known, default=None), 0, 0
     return True
 
 

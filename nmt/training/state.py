@@ -110,7 +110,8 @@ class TrainingState:
 
     All of it is the same in all of ``ranks``, but for the random generators, of which each process has its own.
     ``data`` names the store of token ids that the position is one in, ``corpora`` has a hash of each of its corpora,
-    ``valid`` is that of the validation set, ``scored`` the metric and the tokenisation of the best score.
+    ``valid`` is that of the validation set, ``scored`` the metric and the tokenisation of the best score; ``unscored``
+    says that no model has been validated since scores were those of another set, and what has scores has them no more.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class TrainingState:
         self.corpora: list[str] = []
         self.valid = ""
         self.scored: dict[str, str] = {}
+        self.unscored = False
         self._damaged: set[str] = set()
 
     def save(self, folder: Path, *, log_size: int) -> None:
@@ -147,6 +149,7 @@ class TrainingState:
             "corpora": self.corpora,
             "valid": self.valid,
             "scored": self.scored,
+            "unscored": self.unscored,
         }
         files = {
             "weights.safetensors": tensor_bytes(weights(self.model)),
@@ -162,7 +165,8 @@ class TrainingState:
 
         Those were written where the run was told to stop, by weights that had no finite gradient any more.
         """
-        newer = list(itertools.takewhile(_is_astray, step_folders(folder / "resume")))
+        whole = (one for one in step_folders(folder / "resume") if one.name not in self._damaged)
+        newer = list(itertools.takewhile(_is_astray, whole))
         self.ranks.wait()
         if self.ranks.is_first:
             for one in newer:
@@ -198,6 +202,7 @@ class TrainingState:
         self.corpora = [str(digest) for digest in state.get("corpora", ())]
         self.valid = str(state.get("valid", ""))
         self.scored = {str(name): str(value) for name, value in state.get("scored", {}).items()}
+        self.unscored = bool(state.get("unscored", False))
         (step,) = self.ranks.of_first(self.position.step)
         if step != self.position.step:
             raise CheckpointError(

@@ -387,6 +387,7 @@ def test_a_signal_leaves_whole_lines_and_says_how_to_go_on(
         process.stdin.write(b"the cat\na dog\n")
         process.stdin.flush()
         while not (part.exists() and part.stat().st_size):
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
         told = process.stderr.read().decode()

@@ -131,11 +131,33 @@ def test_one_that_was_stopped_goes_on_without_the_other(corpus: Path, field: Pat
         assert (newest(tmp_path / "new") / name).read_bytes() == (newest(tmp_path / "straight") / name).read_bytes()
 
 
-def test_a_budget_is_kept_to_by_it_as_well(corpus: Path, field: Path, tmp_path: Path) -> None:
+def test_with_a_budget_the_first_scores_are_paid_out_of_it(corpus: Path, field: Path, tmp_path: Path) -> None:
     run = trained(corpus, tmp_path / "run", "gru", "gru")
     told = Recorder()
     train(tuned(run, field, "training.budget=3"), session(tmp_path / "new"), told)
-    assert told.validations[0].step == 0 < told.validations[-1].step == told.steps[-1]
+    first, last = told.validations[0], told.validations[-1]
+    assert first.step == 0 < last.step == told.steps[-1]
+    assert first.elapsed < last.elapsed <= 3 + 2 * last.seconds
+
+
+def test_by_another_metric_what_it_began_as_is_to_be_beaten_still(corpus: Path, tmp_path: Path) -> None:
+    run = trained(corpus, tmp_path / "run", "gru", "gru", "training.max_steps=60")
+    worse = "training.learning_rate=1.0", "training.validate_every=4", "training.max_steps=12"
+    with pytest.raises(Interrupted):
+        train(tuned(run, corpus, *worse), session(tmp_path / "new"), Recorder(stop_at=3))
+    told = Recorder()
+    other = tuned(run, corpus, *worse, "training.metric=loss")
+    best = train(other, session(tmp_path / "new", resume=True, force=True), told)
+    assert [report.best for report in told.validations] == [False] * 3
+    assert best.name == "step-0"
+
+
+@pytest.mark.parametrize("name", ["runs of 😀", 'a "quoted" one', "back\\slash"])
+def test_folders_may_be_called_anything(name: str, corpus: Path, tmp_path: Path) -> None:
+    run = trained(corpus, tmp_path / name, "gru", "gru", "training.max_steps=2")
+    wanted = tuned(run, corpus)
+    assert wanted.training.finetune_from == tmp_path / name
+    assert wanted.tokenizer.source_model == tmp_path / name / "source.model"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +175,8 @@ def test_another_model_is_refused(setting: str, words: str, corpus: Path, field:
     with pytest.raises(ConfigError, match=f"training.finetune_from: .*{words}.*; nmt train --finetune-from .* takes"):
         train(tuned(run, field, setting), session(tmp_path / "new"), Recorder())
     assert not (tmp_path / "new").exists()
-    train(tuned(run, field, "model.encoder.dropout=0.1"), session(tmp_path / "new"), Recorder())
+    others = "model.encoder.dropout=0.1", "model.encoder.zero_init_residual=true", "model.encoder.max_positions=99"
+    train(tuned(run, field, *others), session(tmp_path / "new"), Recorder())
 
 
 def test_other_tokenizers_are_refused(corpus: Path, field: Path, tmp_path: Path) -> None:

@@ -838,6 +838,40 @@ def test_a_run_that_stands_at_its_last_step_is_validated_on_a_set_that_is_new(
     assert (best.name, best.scores["loss"]) == ("step-12", told.validations[0].loss)
 
 
+def test_scores_of_another_set_are_forgotten_whenever_it_is_killed(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the state was saved, the recipe written, or the scores forgotten: what comes then is validated anew."""
+    with pytest.raises(Interrupted):
+        train(recipe(own), session(tmp_path / "run"), Recorder({8: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    lines = (own / "valid.fr").read_text().splitlines()
+    (own / "valid.fr").write_text("".join(f"{line}\n" for line in lines[::-1]))
+    for number, (place, name) in enumerate([(Run, "write"), (Run, "forget_scores"), (Trainer, "train")]):
+        folder = tmp_path / f"killed-{number}"
+        shutil.copytree(tmp_path / "run", folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, lambda *_: killed())
+            with pytest.raises(Killed):
+                train(recipe(own), session(folder, resume=True, force=True), Recorder())
+        told = Recorder()
+        best = train(recipe(own), session(folder, resume=True, force=True), told)
+        assert told.validations[0].best
+        assert [report.step for report in told.validations] == [8, 12]
+        known = {report.step: report.loss for report in told.validations}
+        assert best.scores["loss"] == known[best.step]
+
+
+def test_another_arithmetic_has_no_scores_of_the_one_before(corpus: Path, tmp_path: Path) -> None:
+    """The same weights would do for it: of a run that goes on, the old models are none of its best any more."""
+    train(recipe(corpus, "transformer", "gru"), session(tmp_path / "run"), Recorder())
+    other = recipe(corpus, "transformer", "gru", "model.encoder.heads=4", "training.max_steps=15")
+    told = Recorder()
+    best = train(other, session(tmp_path / "run", resume=True, force=True), told)
+    assert [report.step for report in told.validations] == [12, 15]
+    assert best.step in (12, 15) and best.scores["loss"] in {report.loss for report in told.validations}
+    assert all(bool(one.scores) == (one.step in (12, 15)) for one in Run.open(tmp_path / "run").checkpoints())
+
+
 @pytest.mark.parametrize("setting", ["model.encoder.heads=4", "model.encoder.positions=none", "model.encoder.window=2"])
 def test_a_finished_run_is_not_made_another_model(setting: str, corpus: Path, tmp_path: Path) -> None:
     """The same weights would do for it; but its scores are those of the one that learned."""
