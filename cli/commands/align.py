@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, groupby, repeat
+from json import dumps
 from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,7 +24,7 @@ from nmt_cli.streaming import input_windows
 from nmt_cli.streams import STANDARD, OnBadBytes, OutputFile, input_lines
 
 if TYPE_CHECKING:
-    from nmt.alignment.aligner import Linked
+    from nmt.alignment.aligner import Aligner, Linked
     from nmt.alignment.report import Pictures
 
 __all__ = ["align"]
@@ -85,6 +86,14 @@ def align(
     plot_format: Annotated[
         Literal["png", "svg", "pdf"], typer.Option("--plot-format", help="What is drawn in a folder.")
     ] = "png",
+    heads: Annotated[
+        Path | None,
+        typer.Option(
+            "--heads",
+            metavar="PATH",
+            help="Draw every head of every layer over one line: a .png, .svg or .pdf file, or .json for the numbers.",
+        ),
+    ] = None,
     font: Annotated[
         str | None, typer.Option("--font", help="The font of pictures: an installed family, or a font file.")
     ] = None,
@@ -109,13 +118,14 @@ def align(
     _check(source, target, gold, units, reverse, translations, output, json=json)
     _check_idle(
         {"threshold": method == "threshold", "symmetrize": reverse is not None, "plot_format": plot is not None}
-        | {"font": plot is not None, "format_": output != STANDARD or (gold is None and not json)}
+        | {"font": plot is not None or heads is not None, "format_": output != STANDARD or (gold is None and not json)}
         | {name: target is None for name in search if name != "batch_size"}  # which forced ones are read by, too
     )
-    texts = _read(source, target, gold, line or [], on_bad_bytes, whole=plot is not None)
+    texts = _read(source, target, gold, line or [], on_bad_bytes, whole=plot is not None or heads is not None)
 
     with loading():
         from nmt.alignment.aligner import Aligner, LinkRule
+        from nmt.alignment.plot import check_picture_path
         from nmt.alignment.report import Pictures, Report
         from nmt.checkpoint import Run
         from nmt.evaluation.signature import sign_model
@@ -125,6 +135,11 @@ def align(
         raise ConfigError(f"--plot-format goes with a folder of pictures: what {plot} is, its ending says")
     if pictures is not None and not pictures.is_folder and len(texts.numbers) != 1:
         raise ConfigError(f"--plot {plot} is a picture of one line: name it with --line, or give a folder for several")
+    if heads is not None:
+        if len(texts.numbers) != 1:
+            raise ConfigError(f"--heads {heads} is of one line: name it with --line")
+        if heads.suffix.lower() != ".json":
+            check_picture_path(heads)
 
     use_threads(threads)
     opened = Run.open(run)
@@ -168,6 +183,8 @@ def align(
                 own.write(one.translation)
             if pictures is not None:
                 pictures.draw(number, one, answer, report.caption(number, one, answer))
+            if heads is not None and texts.parts is not None:
+                _all_heads(heads, aligner, texts.parts[0].source[0], one, report.caption(number, one, None), font)
     if aligner.num_skipped:
         console.note(f"without links, being too long: {aligner.num_skipped}")
     if json:
@@ -176,6 +193,23 @@ def align(
         typer.echo(report.text())
     if pictures is not None:
         _say(pictures)
+
+
+def _all_heads(path: Path, aligner: Aligner, source: str, one: Linked, title: str, font: str | None) -> None:
+    """Write every head over a line and its translation, as a picture or as numbers."""
+    from nmt.alignment.heads import as_dict, heads_of
+    from nmt.alignment.plot import draw_heads
+
+    found = heads_of(aligner.translator, source, one.translation)
+    if path.suffix.lower() != ".json":
+        missing = draw_heads(path, found, title=title, font=font)
+        if missing:
+            console.warn(f"{path}: no installed font has {missing[:10]}: give one with --font")
+    else:
+        with whole_output(path, resumable=False) as output:
+            output.write(dumps([as_dict(kind) for kind in found], ensure_ascii=False))
+    number = sum(kind.weights.shape[0] * kind.weights.shape[1] for kind in found)
+    console.note(f"{path}: {number} head{'s' if number > 1 else ''}")
 
 
 @dataclass(frozen=True)
@@ -274,7 +308,12 @@ def _check(
 
 def _check_idle(has_say: dict[str, bool]) -> None:
     """Raise ConfigError for an option that was given and has no say."""
-    needs = {"threshold": "--method threshold", "symmetrize": "--reverse", "plot_format": "--plot", "font": "--plot"}
+    needs = {
+        "threshold": "--method threshold",
+        "symmetrize": "--reverse",
+        "plot_format": "--plot",
+        "font": "--plot or --heads",
+    }
     needs["format_"] = "links that are written: with --gold, name a file by --output"
     for name in has_say:
         if not has_say[name] and (flags := by_hand(name)):

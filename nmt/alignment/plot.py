@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nmt.alignment.fonts import DEFAULT_FONT, choose_fonts, printable
+from nmt.alignment.heads import Heads
 from nmt.alignment.links import Gold, Links
 from nmt.errors import ConfigError
 from nmt.files import written_whole
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-__all__ = ["PICTURE_FORMATS", "check_picture_path", "draw_attention", "save_figure"]
+__all__ = ["PICTURE_FORMATS", "check_picture_path", "draw_attention", "draw_heads", "save_figure"]
 
 PICTURE_FORMATS = (".png", ".svg", ".pdf")
 
@@ -33,6 +35,18 @@ INK, FAINT, GOLD = "#1f2933", "#7b8794", "#e8590c"
 _DPI = 160
 # In inches: the side of a square at its largest, where there are many words, and of all squares of a side together.
 _LARGEST_CELL, _SMALLEST_CELL, _LARGEST_SIDE = 0.36, 0.16, 40.0
+# The same for the many pictures of all heads, and what is between two of them.
+_HEAD_CELL, _HEAD_GAP = 0.13, 0.1
+# A letter's width, in squares.
+_LETTER = 0.55
+WORD_BEGINS = "▁"
+"""What a piece begins with that begins a word."""
+
+_KINDS = {
+    "encoder": "The encoder's self-attention",
+    "decoder": "The decoder's self-attention",
+    "cross": "Attention to the source, from which each piece was predicted",
+}
 
 
 def draw_attention(
@@ -78,6 +92,81 @@ def draw_attention(
     below.set(font=FontProperties(family=fonts.get_family(), size=7), color=FAINT, linespacing=1.4, parse_math=False)
     save_figure(figure, path)
     return missing
+
+
+def draw_heads(path: Path, blocks: Sequence[Heads], *, title: str = "", font: str | Path | None = None) -> str:
+    """Draw all attention over a sentence pair as ``path``: under each other the kinds, a row a layer, a column a head.
+
+    ``font``, what is returned and what is raised are as for :func:`draw_attention`.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+    check_picture_path(path)
+    sides = [[[_spelt(piece) for piece in pieces] for pieces in (one.queries, one.keys)] for one in blocks]
+    families, missing = choose_fonts([*(word for both in sides for words in both for word in words), title], font)
+    cell = min(_HEAD_CELL, *(_LARGEST_SIDE / (one.weights.shape[1] * len(one.keys)) for one in blocks))
+    fonts = FontProperties(family=[*families, "sans-serif"], size=0.72 * 72 * cell)
+    small = FontProperties(family=fonts.get_family(), size=7)
+    places = _places(blocks, sides, cell)
+    width = max(right for place in places for right, _ in place.corners)
+    height = max(low for place in places for _, low in place.corners)
+    figure = Figure(figsize=(width, height), dpi=_DPI)
+    for one, (rows, columns), place in zip(blocks, sides, places, strict=True):
+        said = _KINDS[one.kind] + (": a row of pictures a layer, a column a head" if len(place.corners) > 1 else "")
+        figure.text(0, 1 - place.top / height, said, font=small, color=FAINT, va="top", parse_math=False)
+        for (layer, head), (right, low) in zip(np.ndindex(one.weights.shape[:2]), place.corners, strict=True):
+            wide, high = len(columns) * cell, len(rows) * cell
+            axes = figure.add_axes(((right - wide) / width, 1 - low / height, wide / width, high / height))
+            edges = np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
+            matrix = one.weights[layer, head]
+            axes.pcolormesh(*edges, matrix, cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="#e4e7eb", linewidth=0.2)
+            axes.set(ylim=(len(rows) - 0.5, -0.5))
+            axes.xaxis.tick_top()
+            axes.set_xticks(range(len(columns)) if not layer else [], columns if not layer else [], font=fonts)
+            axes.set_yticks(range(len(rows)) if not head else [], rows if not head else [], font=fonts)
+            axes.tick_params(length=0, pad=2, labelcolor=INK)
+            for label in axes.get_xticklabels():
+                label.set(rotation=90, parse_math=False)
+            for label in axes.get_yticklabels():
+                label.set(parse_math=False)
+            for spine in axes.spines.values():
+                spine.set(color=FAINT, linewidth=0.4)
+    figure.text(0, -0.02, title, font=small, color=FAINT, va="top", parse_math=False)
+    save_figure(figure, path)
+    return missing
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a block of pictures stands, in inches from the upper left: its top, and each picture's lower right."""
+
+    top: float
+    corners: list[tuple[float, float]]
+
+
+def _spelt(piece: str) -> str:
+    """A piece as a label: what goes on with a word begins with a plus."""
+    if piece in ("<s>", "</s>") or piece.startswith(WORD_BEGINS):
+        return printable(piece.removeprefix(WORD_BEGINS) or " ")
+    return "+" + printable(piece)
+
+
+def _places(blocks: Sequence[Heads], sides: Sequence[Sequence[Sequence[str]]], cell: float) -> list[_Place]:
+    """Room for the words at the left and at the top, then layers below and heads beside each other."""
+    places, top = [], 0.0
+    left = _LETTER * cell * max(len(word) for rows, _ in sides for word in rows)
+    for one, (rows, columns) in zip(blocks, sides, strict=True):
+        begins = top + 0.25 + _LETTER * cell * max(map(len, columns))
+        wide, high = len(columns) * cell + _HEAD_GAP, len(rows) * cell + _HEAD_GAP
+        layers, heads = one.weights.shape[:2]
+        corners = [
+            (left + (head + 1) * wide - _HEAD_GAP, begins + (layer + 1) * high - _HEAD_GAP)
+            for layer, head in np.ndindex(layers, heads)
+        ]
+        places.append(_Place(top, corners))
+        top = begins + layers * high + 0.15
+    return places
 
 
 def _draw_cells(axes: Axes, matrix: Float[np.ndarray, "T_words S_words"]) -> None:

@@ -62,6 +62,26 @@ def test_a_line_in_a_line_out(align: Nmt) -> None:
         assert [t for _, t in sorted(links, key=lambda link: link[1])] == list(range(len(target.split())))
 
 
+def test_every_head_of_a_line(
+    align: Nmt, untrained_run: Path, texts: tuple[Path, Path], tmp_path: Path, nmt: Nmt
+) -> None:
+    """Of given translations and of the model's own, as a picture and as numbers, beside the links."""
+    code, out, err = align("--line", 1, "--heads", tmp_path / "heads.svg")
+    assert code == 0 and out.count("\n") == 1
+    assert err.startswith(f"{tmp_path / 'heads.svg'}: ") and (tmp_path / "heads.svg").read_bytes().startswith(b"<?xml")
+    code, _, err = nmt("align", untrained_run, "--source", texts[0], "--line", 1, "--heads", tmp_path / "heads.json")
+    assert code == 0, err
+    kinds = json.loads((tmp_path / "heads.json").read_text(encoding="utf-8"))
+    assert kinds[-1]["kind"] == "cross" and kinds[-1]["queries"][-1] == "</s>"
+    for arguments, words in (
+        (["--heads", "x.png"], "--heads x.png is of one line: name it with --line"),
+        (["--line", 1, "--heads", "x.txt"], "x.txt: the ending '.txt' is not that of a picture"),
+        (["--line", 2, "--heads", "x.png"], "a pair with a blank side has no attention: choose another line"),
+    ):
+        code, _, err = align(*arguments)
+        assert code == 2 and words in err
+
+
 def test_links_from_a_threshold_on(align: Nmt) -> None:
     """The lower it is, the more of them; what nothing is below is all that there are."""
 
