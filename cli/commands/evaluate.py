@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nmt.errors import ConfigError
+from nmt.errors import ConfigError, DataError
 from nmt.evaluation.metrics import ALL_METRICS, MetricName, Tokenization
 from nmt_cli import console
 from nmt_cli.continuing import refuse_inputs
@@ -18,6 +18,9 @@ from nmt_cli.options import Checkpoint, Device, Threads, by_hand, use_threads
 from nmt_cli.searching import as_given, with_search_flags
 from nmt_cli.streaming import WholeLines
 from nmt_cli.streams import STANDARD, OnBadBytes, input_lines
+
+if TYPE_CHECKING:
+    from nmt.evaluation.runs import HeldOut
 
 __all__ = ["evaluate"]
 
@@ -35,6 +38,14 @@ def evaluate(
     hypotheses: Annotated[
         Path | None,
         typer.Option("--hypotheses", metavar="FILE", help="Score these translations; no model is needed."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="FILE|RUN",
+            help="Compare with other translations of the same, or another run's: is the difference one of chance?",
+        ),
     ] = None,
     split: Annotated[
         Literal["test", "valid"], typer.Option("--split", help="Which set of the recipe, or of --data.")
@@ -77,6 +88,10 @@ def evaluate(
 
     With RUN, its model translates the recipe's test set, or --source, and is scored against the references. With
     --hypotheses and --reference, a file is scored, as sacreBLEU's own command would.
+
+    With --against each score has a second line: the other's score, the difference, and how likely one as large is by
+    chance alone (p, of a paired bootstrap over sentences); the mean of the draws and its 95 % interval. That is about
+    sentences. What another seed does to a training is told by nmt race.
     """
     from nmt.evaluation.metrics import looks_tokenized
     from nmt.evaluation.runs import Scoring, evaluate_files, evaluate_run, held_out_files, held_out_split
@@ -85,7 +100,9 @@ def evaluate(
         return list(input_lines(path, on_bad_bytes=on_bad_bytes))
 
     references = reference or []
-    _check(run, source, references, hypotheses, data, output)
+    _check(run, source, references, hypotheses, data, output, against)
+    if against is not None and against.is_dir() and run is None:
+        raise ConfigError(f"--against {against}: a run translates, and there is nothing to translate: give a RUN too")
     if run is None and (flags := by_hand(*search, "checkpoint", "device", "threads")):
         raise ConfigError(
             f"{' and '.join(flags)}: about translating, which --hypotheses are already: leave it out, or give a RUN"
@@ -94,9 +111,12 @@ def evaluate(
         raise ConfigError("--split names a set of the recipe: leave it out where files are named")
     scoring = Scoring(_metrics(metric or []), tokenize, lowercase, chrf_lowercase, ter_case_sensitive)
     _check_idle(scoring.metrics, json)
+    baseline: Sequence[str] | None = None if against is None or against.is_dir() else read(against)
     if run is None:
         assert hypotheses is not None, "checked above"
-        result = evaluate_files(held_out_files(hypotheses, references, read), scoring)
+        held_out = held_out_files(hypotheses, references, read)
+        _check_pairs(against, baseline, held_out)
+        result = evaluate_files(held_out, scoring)
     else:
         with loading():
             from nmt.checkpoint import Run
@@ -109,24 +129,45 @@ def evaluate(
                 refuse_inputs(_written(output), held_out.files)
         else:
             held_out = held_out_files(source, references, read)
+        _check_pairs(against, baseline, held_out)
+
+        def track(items: Iterable[Any], total: int) -> Iterable[Any]:
+            return console.track(items, "translating", total, unit="sentences")
+
+        search = as_given(search)
         with WholeLines(left="there are no scores"):
             result = evaluate_run(
-                opened,
-                held_out,
-                scoring,
-                which=checkpoint,
-                device=device,
-                output=output,
-                track=lambda items, total: console.track(items, "translating", total, unit="sentences"),
-                **as_given(search),
+                opened, held_out, scoring, which=checkpoint, device=device, output=output, track=track, **search
             )
+            if against is not None and baseline is None:
+                other = evaluate_run(Run.open(against), result.held_out, scoring, device=device, track=track, **search)
+                console.note(f"translations of {against}: {other.translations}")
+                baseline = other.hypotheses
         console.note(f"translations: {result.translations}")
     cuts_words = any(score.name == "BLEU" and "|tok:none|" not in score.signature for score in result.scores)
     if cuts_words and looks_tokenized(result.hypotheses):
         console.warn(
             "many lines end in ' .': text that was tokenised before has no comparable BLEU; see --tokenize none"
         )
-    typer.echo(dumps(result.as_dict(), ensure_ascii=False) if json else result.text(width))
+    compared = (
+        []
+        if baseline is None
+        else scoring.compare(result.hypotheses, baseline, result.held_out.references, result.tokenize)
+    )
+    if json:
+        beside = {"against": str(against), "comparisons": [one.as_dict() for one in compared]} if compared else {}
+        typer.echo(dumps({**result.as_dict(), **beside}, ensure_ascii=False))
+    else:
+        typer.echo("\n".join([result.text(width), *(one.line(width) for one in compared)]))
+
+
+def _check_pairs(against: Path | None, baseline: Sequence[str] | None, held_out: HeldOut) -> None:
+    """Raise DataError for a baseline that is of another text."""
+    if baseline is not None and len(baseline) != len(held_out.source):
+        raise DataError(
+            f"{against} has {len(baseline)} lines, and {len(held_out.source)} are to be compared with it: they must "
+            f"pair up line by line"
+        )
 
 
 def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:
@@ -160,6 +201,7 @@ def _check(
     hypotheses: Path | None,
     data: Path | None,
     output: Path | None,
+    against: Path | None,
 ) -> None:
     """Raise ConfigError for files that do not go together."""
     if (run is None) == (hypotheses is None):
@@ -172,7 +214,7 @@ def _check(
         raise ConfigError("--source and --reference go together; without them the recipe's test set is taken")
     if source is not None and by_hand("data"):
         raise ConfigError("--source and --data both name what to translate: give one of them")
-    inputs = [path for path in (source if hypotheses is None else hypotheses, *references) if path is not None]
+    inputs = [path for path in (source if hypotheses is None else hypotheses, *references, against) if path is not None]
     if inputs.count(STANDARD) > 1:
         raise ConfigError("only one file can be standard input")
     if hypotheses is not None or output is None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from nmt.errors import ConfigError, DataError, check_choice
 
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL_METRICS",
+    "Comparison",
     "MetricName",
     "Score",
     "Tokenization",
     "check_tokenization",
+    "compare",
     "default_tokenization",
     "evaluate",
     "looks_tokenized",
@@ -111,6 +113,68 @@ def evaluate(
             result = metric.corpus_score(hypotheses, references)
         scores.append(Score(result.name, float(result.score), str(metric.get_signature()), result._verbose))
     return scores
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A score beside that of a baseline on the same sentences, by paired bootstrap resampling (Koehn 2004).
+
+    Had the baseline's and the system's sentences been others, drawn from these with replacement, the system's score
+    would be ``mean``, in 95 of 100 draws within ``interval`` of it. ``p_value`` is how likely a difference as large is
+    by chance alone; of what differs between two trainings of one recipe it says nothing.
+    """
+
+    name: str
+    value: float
+    baseline: float
+    p_value: float
+    mean: float
+    interval: float
+    signature: str
+
+    def as_dict(self) -> dict[str, object]:
+        """The comparison for JSON, not rounded."""
+        return {"difference": self.value - self.baseline, **asdict(self)}
+
+    def line(self, width: int = 2) -> str:
+        """The comparison as a line that signs itself."""
+        figures = f"{self.value:.{width}f} against {self.baseline:.{width}f}: {self.value - self.baseline:+.{width}f}"
+        return (
+            f"{self.name}|{self.signature} = {figures}, p = {self.p_value:.4f}, "
+            f"{self.mean:.{width}f} ± {self.interval:.{width}f}"
+        )
+
+
+def compare(
+    hypotheses: Sequence[str],
+    baseline: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    samples: int = 1000,
+    metrics: Sequence[MetricName] = ALL_METRICS,
+    **options: Any,
+) -> list[Comparison]:
+    """Compare two systems' translations of one text, by sacreBLEU's own test and its random numbers.
+
+    ``samples`` is how often sentences are drawn; metrics and ``options`` are those of :func:`evaluate`, as is what is
+    raised. The baseline has to have as many lines.
+    """
+    from sacrebleu.significance import PairedTest
+
+    _check(baseline, references)
+    _check(hypotheses, references)
+    with _quiet():
+        objects: dict[str, Metric] = {name: _metric(name, **options) for name in metrics}
+        systems: list[tuple[str, Sequence[str]]] = [("baseline", baseline), ("system", hypotheses)]
+        signatures, results = PairedTest(systems, objects, references, test_type="bs", n_samples=samples)()
+    found = []
+    for name, signature in signatures.items():
+        first, second = cast("list[Any]", results[name])
+        # sacreBLEU counts draws that differ by more than the scores do, which of two that are the same none does.
+        chance = 1.0 if first.score == second.score else float(second.p_value)
+        figures = float(second.score), float(first.score), chance, float(second.mean), float(second.ci)
+        found.append(Comparison(name, *figures, str(signature)))
+    return found
 
 
 def default_tokenization(language: str) -> Tokenization:

@@ -16,10 +16,12 @@ from nmt.data.text import LineWriter, OnBadBytes, read_lines
 from nmt.errors import ConfigError, DataError, NmtError
 from nmt.evaluation.metrics import (
     ALL_METRICS,
+    Comparison,
     MetricName,
     Score,
     Tokenization,
     check_tokenization,
+    compare,
     default_tokenization,
     evaluate,
 )
@@ -64,7 +66,8 @@ class HeldOut:
 class Evaluation:
     """Scores and what they are scores of: ``hypotheses`` for the set ``name``.
 
-    ``model`` and ``search`` are empty where the hypotheses came from a file.
+    ``model`` and ``search`` are empty where the hypotheses came from a file. ``tokenize`` is how BLEU cut words where
+    nobody said how.
     """
 
     scores: Sequence[Score]
@@ -73,6 +76,7 @@ class Evaluation:
     model: dict[str, str] = field(default_factory=dict)
     search: dict[str, str] = field(default_factory=dict)
     translations: Path | None = None
+    tokenize: Tokenization = "13a"
 
     def text(self, width: int = 2) -> str:
         """A line a score, as sacreBLEU prints it, then the signatures of the model and of the search."""
@@ -144,15 +148,25 @@ class Scoring:
         self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], default: Tokenization = "13a"
     ) -> list[Score]:
         """The scores, with BLEU's tokenisation being ``default`` where none was asked for."""
-        return evaluate(
-            hypotheses,
-            references,
-            metrics=self.metrics,
-            tokenize=self.tokenize or default,
-            lowercase=self.lowercase,
-            chrf_lowercase=self.chrf_lowercase,
-            ter_case_sensitive=self.ter_case_sensitive,
-        )
+        return evaluate(hypotheses, references, metrics=self.metrics, **self._options(default))
+
+    def compare(
+        self,
+        hypotheses: Sequence[str],
+        baseline: Sequence[str],
+        references: Sequence[Sequence[str]],
+        default: Tokenization = "13a",
+    ) -> list[Comparison]:
+        """The same scores beside those of a baseline (:func:`~nmt.evaluation.metrics.compare`)."""
+        return compare(hypotheses, baseline, references, metrics=self.metrics, **self._options(default))
+
+    def _options(self, default: Tokenization) -> dict[str, Any]:
+        return {
+            "tokenize": self.tokenize or default,
+            "lowercase": self.lowercase,
+            "chrf_lowercase": self.chrf_lowercase,
+            "ter_case_sensitive": self.ter_case_sensitive,
+        }
 
 
 def evaluate_files(held_out: HeldOut, scoring: Scoring = Scoring()) -> Evaluation:
@@ -208,7 +222,7 @@ def evaluate_run(
         beside.unlink(missing_ok=True)  # scores of other translations
     scores = scoring(hypotheses, held_out.references, own)
     search = sign_search(translator.decoding)
-    evaluation = Evaluation(scores, held_out, hypotheses, model, search, path)
+    evaluation = Evaluation(scores, held_out, hypotheses, model, search, path, own)
     if place_of(path) is not None:
         _keep(evaluation, beside, earlier)
     return evaluation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,6 +82,37 @@ def test_prints_what_sacrebleu_prints(flags: list[str], hypotheses: Path, refere
     assert [ours[0], ours[1], ours[3]] == theirs
     assert ours[2].startswith("chrF2++|")
     assert len(ours) == 4
+
+
+def test_against_other_translations(hypotheses: Path, reference: Path, tmp_path: Path, nmt: Nmt) -> None:
+    """A line more a metric; what is no better than itself differs by nothing."""
+    worse = write(tmp_path / "worse", [line[: len(line) // 2] for line in HYPOTHESES])
+    command = ["evaluate", "--hypotheses", hypotheses, "--reference", reference, "-m", "bleu", "-m", "chrf"]
+    code, out, err = nmt(*command, "--against", worse)
+    assert (code, err) == (0, "")
+    first, second, *others = out.splitlines()
+    assert first.startswith("BLEU|nrefs:1|case:mixed") and second.startswith("chrF2|") and len(others) == 2
+    assert re.search(r"^BLEU\|.*\|bs:1000\|seed:12345.* = [\d.]+ against [\d.]+: \+[\d.]+, p = 0\.\d{4}, ", others[0])
+    code, out, _ = nmt(*command, "--against", hypotheses, "--json")
+    told = json.loads(out)
+    assert told["against"] == str(hypotheses)
+    assert [(one["name"], one["difference"]) for one in told["comparisons"]] == [("BLEU", 0.0), ("chrF2", 0.0)]
+    assert [one["p_value"] for one in told["comparisons"]] == [1.0, 1.0]
+    short = write(tmp_path / "short", HYPOTHESES[:-1])
+    code, _, err = nmt(*command, "--against", short)
+    assert code == 3 and f"{short} has {len(HYPOTHESES) - 1} lines, and {len(HYPOTHESES)} are to be compared" in err
+    code, _, err = nmt(*command, "--against", tmp_path)
+    assert code == 2 and "a run translates, and there is nothing to translate: give a RUN too" in err
+
+
+def test_against_another_run(run: Path, untrained_run: Path, tmp_path: Path, nmt: Nmt) -> None:
+    other = Path(shutil.copytree(untrained_run, tmp_path / "other"))
+    code, out, err = nmt("evaluate", run, "--against", other, "-m", "chrf", "--beam", "1", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["comparisons"][0]["difference"] == 0.0
+    assert f"translations of {other}: {other / 'evaluations'}" in err
+    assert [path.suffix for path in sorted((other / "evaluations").iterdir())] == [".hyp", ".json"]
 
 
 def test_no_model_no_torch(hypotheses: Path, reference: Path) -> None:

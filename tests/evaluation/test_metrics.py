@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -12,7 +13,15 @@ from typing import Any, get_args
 import pytest
 
 from nmt.errors import ConfigError, DataError
-from nmt.evaluation.metrics import ALL_METRICS, Score, Tokenization, default_tokenization, evaluate, looks_tokenized
+from nmt.evaluation.metrics import (
+    ALL_METRICS,
+    Score,
+    Tokenization,
+    compare,
+    default_tokenization,
+    evaluate,
+    looks_tokenized,
+)
 
 HYPOTHESES = [
     "Two young men are playing football in the rain.",
@@ -67,6 +76,29 @@ def test_equal_to_the_command(tmp_path: Path) -> None:
     for score, printed in zip(scores, (bleu, chrf, chrf_words, ter), strict=True):
         assert_same(score, printed)
         assert 0 < score.value < 100
+
+
+def test_a_comparison_is_that_of_the_command(tmp_path: Path) -> None:
+    """Its p-values, means and intervals, and its random numbers."""
+    worse = [line[: len(line) // 2] for line in HYPOTHESES]
+    (tmp_path / "worse").write_bytes("".join(f"{line}\n" for line in worse).encode())
+    flags = ("-m", "bleu", "chrf", "ter", "--paired-bs", "--paired-bs-n", "200", "--lowercase")
+    for text, name in ((HYPOTHESES, "hypotheses"), (REFERENCES, "reference0")):
+        (tmp_path / name).write_bytes("".join(f"{line}\n" for line in text).encode())
+    texts = [str(tmp_path / name) for name in ("reference0", "worse", "hypotheses")]
+    command = [sys.executable, "-m", "sacrebleu", texts[0], "-i", *texts[1:], *flags, "-w", "6", "--format", "text"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    table = re.findall(r"([\d.]+) \(([\d.]+) ± ([\d.]+)\)", printed)  # the baseline's row, then the system's
+    chances = re.findall(r"\(p = ([\d.]+)\)", printed)
+    found = compare(HYPOTHESES, worse, [REFERENCES], samples=200, metrics=("bleu", "chrf", "ter"), lowercase=True)
+    assert [one.name for one in found] == ["BLEU", "chrF2", "TER"]
+    for one, first, second, chance in zip(found, table[:3], table[3:], chances, strict=True):
+        assert f"{one.baseline:.6f}" == first[0]
+        assert (f"{one.value:.6f}", f"{one.mean:.6f}", f"{one.interval:.6f}") == second
+        assert f"{one.p_value:.4f}" == chance and 0 < one.p_value < 1
+        assert f" {one.signature}\n" in printed
+    bleu = found[0]
+    assert bleu.line(1).startswith(f"BLEU|{bleu.signature} = {bleu.value:.1f} against {bleu.baseline:.1f}: +")
 
 
 def test_equal_to_the_command_with_several_references_and_all_its_flags(tmp_path: Path) -> None:
