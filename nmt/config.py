@@ -53,6 +53,7 @@ __all__ = [
     "PlateauSchedule",
     "Recipe",
     "TextCorpus",
+    "TmxCorpus",
     "TokenizerConfig",
     "TrainingConfig",
     "TransformerDecoder",
@@ -123,6 +124,16 @@ class JsonlCorpus(Frozen):
     weight: float = Field(default=1.0, gt=0.0)
 
 
+class TmxCorpus(Frozen):
+    """A translation memory; ``source`` and ``target`` are languages in it, as ``en`` for any English, or ``en-GB``."""
+
+    format: Literal["tmx"]
+    path: Path
+    source: str
+    target: str
+    weight: float = Field(default=1.0, gt=0.0)
+
+
 class DatasetsCorpus(Frozen):
     """Anything that ``datasets.load_dataset`` loads: a hub id, or a folder of parquet, arrow, csv or json files.
 
@@ -141,7 +152,7 @@ class DatasetsCorpus(Frozen):
     weight: float = Field(default=1.0, gt=0.0)
 
 
-AnyCorpus = Annotated[TextCorpus | TsvCorpus | JsonlCorpus | DatasetsCorpus, Field(discriminator="format")]
+AnyCorpus = Annotated[TextCorpus | TsvCorpus | JsonlCorpus | TmxCorpus | DatasetsCorpus, Field(discriminator="format")]
 
 
 def _default_format(value: Any) -> Any:

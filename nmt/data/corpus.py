@@ -1,4 +1,4 @@
-"""Corpora of sentence pairs, whatever they are kept in: two text files, TSV, JSONL, or what ``datasets`` loads.
+"""Corpora of sentence pairs, whatever they are kept in: two text files, TSV, JSONL, TMX, or what ``datasets`` loads.
 
 One reader a format, each a generator of :class:`Pair` in the corpus' own order, holding one pair at a time. Readers
 keep every pair, blank sides too: what is dropped, and why, is :mod:`nmt.data.filters`' business. To add a format: a
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-from nmt.config import AnyCorpus, DataConfig, DatasetsCorpus, JsonlCorpus, TextCorpus, TsvCorpus
+from nmt.config import AnyCorpus, DataConfig, DatasetsCorpus, JsonlCorpus, TextCorpus, TmxCorpus, TsvCorpus
 from nmt.data.text import COMPRESSIONS, OnBadBytes, check_file, count_lines, decode_block, read_blocks, read_lines
+from nmt.data.tmx import read_tmx
 from nmt.errors import ConfigError, DataError
 
 __all__ = [
@@ -61,6 +62,8 @@ def read_pairs(corpus: AnyCorpus, *, on_bad_bytes: OnBadBytes = "error") -> Iter
             return _read_tsv(corpus, on_bad_bytes)
         case JsonlCorpus():
             return _read_jsonl(corpus, on_bad_bytes)
+        case TmxCorpus():
+            return _read_tmx(corpus)
         case DatasetsCorpus():
             return _read_datasets(corpus)
         case _:
@@ -129,7 +132,7 @@ def describe(corpus: AnyCorpus) -> str:
     match corpus:
         case TextCorpus():
             return f"{corpus.source} and {corpus.target}"
-        case TsvCorpus() | JsonlCorpus():
+        case TsvCorpus() | JsonlCorpus() | TmxCorpus():
             return str(corpus.path)
         case DatasetsCorpus():
             return f"{corpus.dataset} ({corpus.split})"
@@ -142,7 +145,7 @@ def files_of(corpus: AnyCorpus) -> tuple[Path, ...]:
     match corpus:
         case TextCorpus():
             return corpus.source, corpus.target
-        case TsvCorpus() | JsonlCorpus():
+        case TsvCorpus() | JsonlCorpus() | TmxCorpus():
             return (corpus.path,)
         case DatasetsCorpus():
             return ()
@@ -171,7 +174,7 @@ def digest_corpus(corpus: AnyCorpus) -> str:
     match corpus:
         case TextCorpus():
             parts = [_digest_file(corpus.source), _digest_file(corpus.target)]
-        case TsvCorpus() | JsonlCorpus():
+        case TsvCorpus() | JsonlCorpus() | TmxCorpus():
             parts = [_digest_file(corpus.path)]
         case DatasetsCorpus():
             parts = _digest_dataset(corpus)
@@ -276,6 +279,11 @@ def _read_jsonl(corpus: JsonlCorpus, on_bad_bytes: OnBadBytes) -> Iterator[Pair]
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not JSON: {error}") from error
         yield Pair(_field(record, corpus.source, where), _field(record, corpus.target, where))
+
+
+def _read_tmx(corpus: TmxCorpus) -> Iterator[Pair]:
+    for source, target in read_tmx(corpus.path, corpus.source, corpus.target):
+        yield Pair(*(_one_line(text, "seg", str(corpus.path)) for text in (source, target)))
 
 
 def _field(record: Any, name: str, where: str) -> str:

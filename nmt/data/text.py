@@ -31,6 +31,7 @@ from nmt.files import lock
 
 __all__ = [
     "COMPRESSIONS",
+    "DAMAGED",
     "LineWriter",
     "OnBadBytes",
     "check_file",
@@ -73,7 +74,7 @@ def decode_lines(stream: BinaryIO, name: str, *, on_bad_bytes: OnBadBytes = "err
     try:
         for number, line in enumerate(stream, 1):
             yield _decode(line, name, number, on_bad_bytes)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{name}:{number + 1}: the compressed file is damaged or cut short: {error}") from error
 
 
@@ -90,7 +91,7 @@ def read_blocks(path: Path, size: int, start: int = 0) -> Iterator[bytes]:
             while block := b"".join(itertools.islice(stream, size)):
                 yield block
                 number += size
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{path}:{number + 1}: the compressed file is damaged or cut short: {error}") from error
 
 
@@ -134,7 +135,7 @@ def whole_lines(path: Path) -> Iterator[bytes]:
 
     Raises DataError for a file that cannot be opened.
     """
-    with open_binary(path) as stream, contextlib.suppress(*_DAMAGED):
+    with open_binary(path) as stream, contextlib.suppress(*DAMAGED):
         for line in stream:
             if line.endswith(b"\n"):
                 yield line
@@ -168,14 +169,14 @@ def _count_lines(path: Path, size: int, changed: int) -> int:
             while chunk := stream.read(_CHUNK):
                 lines += chunk.count(b"\n")
                 last = chunk[-1:]
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{path}:{lines + 1}: the compressed file is damaged or cut short: {error}") from error
     return lines + (last != b"\n")
 
 
 # ---------------------------------------------------------------------------------------------------------- compression
 
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 """What the decompressors raise for files that are not what they began as; bz2's OSError is turned into EOFError."""
 
 
