@@ -467,7 +467,13 @@ class Run:
                 except OSError as error:
                     raise CheckpointError(f"{one.folder}: cannot be read: {error.strerror}") from error
                 files["scores.json"] = json_bytes({**read_json(one.folder / "scores.json"), "scores": {}})
-                write_folder(one.folder, files)
+                if _listed(one.folder):
+                    write_folder(one.folder, files)
+                    continue
+                try:  # of a damaged model nothing else is touched: its manifest goes on to say that it is
+                    _replace(one.folder / "scores.json", files["scores.json"])
+                except OSError as error:
+                    raise CheckpointError(f"{one.folder}: cannot be written: {error.strerror}") from error
 
     def keep_best(self, count: int) -> None:
         """Remove all ``models/step-N`` but the ``count`` best."""

@@ -691,12 +691,20 @@ def reshaped(old: Recipe, new: Recipe) -> list[str]:
     Their sizes may be the same, and what is made of them another thing.
     """
     told = [(one.partition(":")[0], one) for one in differences(old, new)]
-    return [one for key, one in told if key.startswith("model.") and not key.endswith(_OF_NO_WEIGHT)]
+    return [one for key, one in told if key.startswith("model.") and not key.endswith(_OF_NO_WEIGHT)] + [
+        f"model.{side}.max_positions: {before.max_positions} -> {after.max_positions}"
+        for side, before, after in (
+            ("encoder", old.model.encoder, new.model.encoder),
+            ("decoder", old.model.decoder, new.model.decoder),
+        )
+        if isinstance(before, _Transformer) and isinstance(after, _Transformer)
+        if before.positions == after.positions == "learned" and before.max_positions != after.max_positions
+    ]
 
 
 _OF_NO_WEIGHT = ("dropout", ".alignment_layer", ".zero_init_residual", ".max_positions")
 """How keys of ``model`` end that say nothing of what weights are for: what is dropped in training, what is told of
-attention, how weights begin, and a size that those which are learnt have anyway.
+attention, how weights begin, and a number of positions that are not learnt.
 """
 
 

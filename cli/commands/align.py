@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, groupby, repeat
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nmt.alignment.links import Gold, Method, Symmetrization, parse_gold
-from nmt.errors import ConfigError, DataError
+from nmt.errors import ConfigError, DataError, NmtError
 from nmt_cli import console
-from nmt_cli.continuing import Output, whole_output
+from nmt_cli.continuing import Output, refuse_inputs, whole_output
 from nmt_cli.loading import loading
 from nmt_cli.options import Checkpoint, Device, Threads, by_hand, use_threads
 from nmt_cli.searching import as_given, with_search_flags
@@ -118,14 +118,16 @@ def align(
     _check(source, target, gold, units, reverse, translations, output, json=json)
     _check_idle(
         {"threshold": method == "threshold", "symmetrize": reverse is not None, "plot_format": plot is not None}
-        | {"font": plot is not None or heads is not None, "format_": output != STANDARD or (gold is None and not json)}
+        | {
+            "font": plot is not None or (heads is not None and heads.suffix != ".json"),
+            "format_": output != STANDARD or (gold is None and not json),
+        }
         | {name: target is None for name in search if name != "batch_size"}  # which forced ones are read by, too
     )
     texts = _read(source, target, gold, line or [], on_bad_bytes, whole=plot is not None or heads is not None)
 
     with loading():
         from nmt.alignment.aligner import Aligner, LinkRule
-        from nmt.alignment.plot import check_picture_path
         from nmt.alignment.report import Pictures, Report
         from nmt.checkpoint import Run
         from nmt.evaluation.signature import sign_model
@@ -135,11 +137,12 @@ def align(
         raise ConfigError(f"--plot-format goes with a folder of pictures: what {plot} is, its ending says")
     if pictures is not None and not pictures.is_folder and len(texts.numbers) != 1:
         raise ConfigError(f"--plot {plot} is a picture of one line: name it with --line, or give a folder for several")
-    if heads is not None:
-        if len(texts.numbers) != 1:
+    if heads is not None and len(texts.numbers) != 1:
+        if by_hand("heads"):
             raise ConfigError(f"--heads {heads} is of one line: name it with --line")
-        if heads.suffix.lower() != ".json":
-            check_picture_path(heads)
+        heads = None
+    if heads is not None:
+        _check_heads(heads, [source, target, gold], [plot, output, translations], font)
 
     use_threads(threads)
     opened = Run.open(run)
@@ -193,6 +196,28 @@ def align(
         typer.echo(report.text())
     if pictures is not None:
         _say(pictures)
+
+
+def _check_heads(path: Path, inputs: Sequence[Path | None], outputs: Sequence[Path | None], font: str | None) -> None:
+    """Find what would keep the heads from being written: before the work. The folder is made."""
+    from nmt.alignment.fonts import choose_fonts
+    from nmt.alignment.plot import PICTURE_FORMATS
+    from nmt.files import check_writable
+
+    if path.suffix.lower() not in (*PICTURE_FORMATS, ".json"):
+        known = ", ".join(PICTURE_FORMATS)
+        raise ConfigError(f"--heads {path}: {known} are drawn, and .json has the numbers, but not {path.suffix!r}")
+    for other in outputs:
+        if other not in (None, STANDARD) and realpath(other) == realpath(path):
+            raise ConfigError(f"--heads {path} is written for something else too: name another file for one of them")
+    refuse_inputs([path], [one for one in inputs if one is not None])
+    if font is not None:
+        choose_fonts((), font)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NmtError(f"{path}: cannot be written: {error.strerror}") from error
+    check_writable(path)
 
 
 def _all_heads(path: Path, aligner: Aligner, source: str, one: Linked, title: str, font: str | None) -> None:

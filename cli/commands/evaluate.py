@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+MOST_COMPARED = 20_000
+"""Lines that ``--against`` compares at most: sacreBLEU holds all draws at once, some 100 kB a line."""
+
 
 @with_search_flags()
 def evaluate(
@@ -44,7 +47,8 @@ def evaluate(
         typer.Option(
             "--against",
             metavar="FILE|RUN",
-            help="Compare with other translations of the same, or another run's: is the difference one of chance?",
+            help="Compare with other translations of the same, or those of another run's best model: is the difference "
+            "one of chance?",
         ),
     ] = None,
     split: Annotated[
@@ -102,7 +106,12 @@ def evaluate(
     references = reference or []
     _check(run, source, references, hypotheses, data, output, against)
     if against is not None and against.is_dir() and run is None:
-        raise ConfigError(f"--against {against}: a run translates, and there is nothing to translate: give a RUN too")
+        if not by_hand("against"):
+            against = None
+        else:
+            raise ConfigError(
+                f"--against {against}: a run translates, and there is nothing to translate: give a RUN too"
+            )
     if run is None and (flags := by_hand(*search, "checkpoint", "device", "threads")):
         raise ConfigError(
             f"{' and '.join(flags)}: about translating, which --hypotheses are already: leave it out, or give a RUN"
@@ -135,14 +144,19 @@ def evaluate(
             return console.track(items, "translating", total, unit="sentences")
 
         search = as_given(search)
+        other = None
+        if against is not None and baseline is None:  # before the work: what is no run is told now
+            with loading():
+                from nmt.decoding.translator import Translator
+
+            _check_number(len(held_out.source))
+            other = Translator.load(against, device=device, **search)
         with WholeLines(left="there are no scores"):
             result = evaluate_run(
                 opened, held_out, scoring, which=checkpoint, device=device, output=output, track=track, **search
             )
-            if against is not None and baseline is None:
-                other = evaluate_run(Run.open(against), result.held_out, scoring, device=device, track=track, **search)
-                console.note(f"translations of {against}: {other.translations}")
-                baseline = other.hypotheses
+            if other is not None:
+                baseline = [one.text for one in track(other.translate(held_out.source), len(held_out.source))]
         console.note(f"translations: {result.translations}")
     cuts_words = any(score.name == "BLEU" and "|tok:none|" not in score.signature for score in result.scores)
     if cuts_words and looks_tokenized(result.hypotheses):
@@ -163,11 +177,19 @@ def evaluate(
 
 def _check_pairs(against: Path | None, baseline: Sequence[str] | None, held_out: HeldOut) -> None:
     """Raise DataError for a baseline that is of another text."""
+    if baseline is not None:
+        _check_number(len(baseline))
     if baseline is not None and len(baseline) != len(held_out.source):
         raise DataError(
             f"{against} has {len(baseline)} lines, and {len(held_out.source)} are to be compared with it: they must "
             f"pair up line by line"
         )
+
+
+def _check_number(lines: int) -> None:
+    """Raise DataError for more lines than are drawn a thousand times in the memory of a small machine."""
+    if lines > MOST_COMPARED:
+        raise DataError(f"{lines:,} lines are more than the {MOST_COMPARED:,} that are compared at once: take a part")
 
 
 def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
 from nmt.errors import ConfigError
 from nmt_cli import console
+from nmt_cli.streams import STANDARD
 
 __all__ = ["split"]
+
+SIDES = ("source", "target")
 
 
 def split(
@@ -42,6 +46,9 @@ def split(
     from nmt.config import TextCorpus
     from nmt.data.held_out import hold_out
 
+    for path in (source, target):
+        if path == STANDARD:
+            raise ConfigError("a corpus is read more than once, which standard input cannot be: name two files")
     ours = _languages(source, target, languages)
     with console.Progress("reading", unit="pairs") as progress:
         held = hold_out(
@@ -50,10 +57,14 @@ def split(
     sizes = ", ".join(f"{held.pairs[name]:,} {name}" for name in held.pairs)
     passed = f" ({held.passed:,} were passed over, a line of theirs stands elsewhere too)" if held.passed else ""
     console.note(f"{out}: {sizes} pairs{passed}")
-    console.note(
-        f"train with: nmt train --preset auto --data {out} --set data.source={ours[0]} --set data.target={ours[1]} "
-        f"--budget TIME --out RUN"
-    )
+    if held.pairs["valid"]:
+        both = " ".join(f"--set {quote(f'data.{side}={_as_text(one)}')}" for side, one in zip(SIDES, ours, strict=True))
+        console.note(f"train with: nmt train --preset auto --data {quote(str(out))} {both} --budget TIME --out RUN")
+
+
+def _as_text(language: str) -> str:
+    """A language as a setting, in quotes where it would be another thing than text without."""
+    return f'"{language}"' if language in ("nan", "inf", "true", "false") or language.isdecimal() else language
 
 
 def _languages(source: Path, target: Path, said: str | None) -> tuple[str, str]:

@@ -11,7 +11,17 @@ import typer
 
 from nmt.errors import CheckpointError, ConfigError
 from nmt_cli import console
-from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, check_force, read_recipe, use_threads
+from nmt_cli.options import (
+    DataFolder,
+    Device,
+    Settings,
+    StoreFolder,
+    Threads,
+    by_hand,
+    check_force,
+    read_recipe,
+    use_threads,
+)
 
 __all__ = ["train"]
 
@@ -73,14 +83,16 @@ def train(
     if budget is not None and not budget.strip(" 0.smh"):
         raise ConfigError(f"--budget {budget}: give a time such as 30m or 2h, or leave it out to train for max_steps")
     settings = [*(set_ or ()), *([f"training.budget={budget}"] if budget else [])]
+    if not by_hand("finetune_from") and (preset is not None or resume):
+        finetune_from = None  # a variable's, for runs that are begun by a recipe
     if finetune_from is not None:
         if preset is not None:
             raise ConfigError("--preset chooses a model, and --finetune-from has one: leave one of them out")
         from nmt.training.finetuning import settings_for
 
         settings += settings_for(finetune_from)
-        name = finetune_from.resolve().name
-        out = out or finetune_from.parent / f"{name}-finetuned"
+        place = finetune_from.resolve() if finetune_from.name in ("", "..") else finetune_from
+        out = out or place.with_name(f"{place.name}-finetuned")
         recipe = recipe or (None if resume else finetune_from / "recipe.toml")
     folder = out or Path("runs") / (recipe.stem if recipe else "auto")
     if preset is None:

@@ -63,7 +63,10 @@ def heads_of(translator: Translator, source: str, target: str) -> list[Heads]:
         raise ConfigError("a pair with a blank side has no attention: choose another line")
     longest = translator.engine.longest_target or LONGEST
     if len(read) >= translator.longest_source or len(written) >= longest:
-        raise ConfigError(f"{len(read)} source and {len(written)} target pieces are more than are read at once")
+        raise ConfigError(
+            f"{len(read)} source and {len(written)} target pieces are more than the {translator.longest_source - 1} "
+            f"and {longest - 1} read at once: choose a shorter line"
+        )
     ends = tokenizers.target
     batch = collate([(read, written)], [0], pad_id=ends.pad_id, bos_id=ends.bos_id, eos_id=ends.eos_id)
     with evaluating(model.modules()), torch.inference_mode(), _listening(model) as heard:

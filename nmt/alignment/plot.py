@@ -37,6 +37,8 @@ _DPI = 160
 _LARGEST_CELL, _SMALLEST_CELL, _LARGEST_SIDE = 0.36, 0.16, 40.0
 # The same for the many pictures of all heads, and what is between two of them.
 _HEAD_CELL, _HEAD_GAP = 0.13, 0.1
+# So many squares are drawn as such; more are pixels in a vector picture too, which would be a hundred times as large.
+_MOST_SQUARES = 20_000
 # A letter's width, in squares.
 _LETTER = 0.55
 WORD_BEGINS = "▁"
@@ -105,7 +107,11 @@ def draw_heads(path: Path, blocks: Sequence[Heads], *, title: str = "", font: st
     check_picture_path(path)
     sides = [[[_spelt(piece) for piece in pieces] for pieces in (one.queries, one.keys)] for one in blocks]
     families, missing = choose_fonts([*(word for both in sides for words in both for word in words), title], font)
-    cell = min(_HEAD_CELL, *(_LARGEST_SIDE / (one.weights.shape[1] * len(one.keys)) for one in blocks))
+    layers, heads = zip(*(one.weights.shape[:2] for one in blocks), strict=True)
+    wide = max(head * len(one.keys) for head, one in zip(heads, blocks, strict=True))
+    high = sum(layer * len(one.queries) for layer, one in zip(layers, blocks, strict=True))
+    cell = min(_HEAD_CELL, _LARGEST_SIDE / wide, _LARGEST_SIDE / high)
+    as_pixels = sum(one.weights.size for one in blocks) > _MOST_SQUARES
     fonts = FontProperties(family=[*families, "sans-serif"], size=0.72 * 72 * cell)
     small = FontProperties(family=fonts.get_family(), size=7)
     places = _places(blocks, sides, cell)
@@ -116,11 +122,20 @@ def draw_heads(path: Path, blocks: Sequence[Heads], *, title: str = "", font: st
         said = _KINDS[one.kind] + (": a row of pictures a layer, a column a head" if len(place.corners) > 1 else "")
         figure.text(0, 1 - place.top / height, said, font=small, color=FAINT, va="top", parse_math=False)
         for (layer, head), (right, low) in zip(np.ndindex(one.weights.shape[:2]), place.corners, strict=True):
-            wide, high = len(columns) * cell, len(rows) * cell
-            axes = figure.add_axes(((right - wide) / width, 1 - low / height, wide / width, high / height))
+            across, down = len(columns) * cell, len(rows) * cell
+            axes = figure.add_axes(((right - across) / width, 1 - low / height, across / width, down / height))
             edges = np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
             matrix = one.weights[layer, head]
-            axes.pcolormesh(*edges, matrix, cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="#e4e7eb", linewidth=0.2)
+            axes.pcolormesh(
+                *edges,
+                matrix,
+                cmap="Blues",
+                vmin=0.0,
+                vmax=1.0,
+                edgecolors="#e4e7eb",
+                linewidth=0.2,
+                rasterized=as_pixels,
+            )
             axes.set(ylim=(len(rows) - 0.5, -0.5))
             axes.xaxis.tick_top()
             axes.set_xticks(range(len(columns)) if not layer else [], columns if not layer else [], font=fonts)

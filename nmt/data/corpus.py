@@ -23,6 +23,7 @@ from nmt.data.tmx import read_tmx
 from nmt.errors import ConfigError, DataError
 
 __all__ = [
+    "VALID_NAMES",
     "Chunk",
     "Pair",
     "PairStream",

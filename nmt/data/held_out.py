@@ -7,6 +7,7 @@ in the corpus once.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,12 +18,12 @@ from typing import BinaryIO
 import numpy as np
 
 from nmt.config import TextCorpus
-from nmt.data.corpus import Pair, describe, read_chunks
+from nmt.data.corpus import VALID_NAMES, Pair, describe, read_chunks
 from nmt.data.filters import is_blank
 from nmt.data.order import Permutation
 from nmt.data.text import COMPRESSIONS, count_lines
 from nmt.errors import ConfigError, DataError, NmtError
-from nmt.files import written_whole
+from nmt.files import check_writable, written_whole
 
 __all__ = ["SPLITS", "Held", "hold_out", "language_of"]
 
@@ -77,6 +78,12 @@ def hold_out(
     if not wanted:
         raise ConfigError("nothing is to be held out: ask for some pairs with --valid or --test")
     paths = _paths(folder, languages, sizes)
+    try:  # what cannot be written is found before the long reading
+        folder.mkdir(parents=True, exist_ok=True)
+        for both in paths.values():
+            check_writable(both[0])
+    except OSError as error:
+        raise NmtError(f"{folder}: the corpus cannot be written: {error.strerror}") from error
     reading = _Reading(corpus, progress)
     if wanted >= total:
         for _ in reading.pairs():  # which may have something to say against the corpus
@@ -86,7 +93,6 @@ def hold_out(
     split_of = {row: "test" if place < sizes["test"] else "valid" for place, row in enumerate(chosen)}
     held: dict[int, Pair] = {}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             streams = {split: [_writer(stack, path) for path in both] for split, both in paths.items()}
 
@@ -173,11 +179,10 @@ def _paths(folder: Path, languages: tuple[str, str], sizes: dict[str, int]) -> d
         for split in SPLITS
         if split == "train" or sizes[split]
     }
-    for both in paths.values():
-        for path in both:
-            for there in (path, *(path.with_name(path.name + ending) for ending in COMPRESSIONS)):
-                if there.exists():
-                    raise ConfigError(f"{there}: is there already: name another folder with --out")
+    names = [*paths, *(VALID_NAMES if sizes["valid"] else ())]
+    for name, language, ending in itertools.product(names, languages, ("", *COMPRESSIONS)):
+        if (there := folder / f"{name}.{language}{ending}").exists():
+            raise ConfigError(f"{there}: is there already: name another folder with --out")
     return paths
 
 

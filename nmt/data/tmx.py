@@ -28,31 +28,44 @@ def read_tmx(path: Path, source: str, target: str) -> Iterator[tuple[str, str]]:
     """
     known: dict[str, None] = {}
     found = False
-    try:
-        with open_binary(path) as stream:
-            body: ElementTree.Element | None = None
-            for event, element in ElementTree.iterparse(stream, events=("start", "end")):
-                name = _name(element)
-                if event == "start":
-                    body = element if name == "body" else body
-                elif name == "tu":
-                    texts = _variants(element)
-                    known |= dict.fromkeys(texts)
-                    both = _in(texts, source), _in(texts, target)
-                    if both[0] is not None and both[1] is not None:
-                        found = True
-                        yield both[0], both[1]
-                    if body is not None:
-                        body.clear()  # of the units that were read
-    except ElementTree.ParseError as error:
-        line, column = error.position
-        reason = str(error).partition(":")[0]
-        raise DataError(f"{path}:{line}: not TMX: {reason} (column {column + 1})") from error
-    except DAMAGED as error:
-        raise DataError(f"{path}: the compressed file is damaged or cut short: {error}") from error
+    body: ElementTree.Element | None = None
+    for event, element in _events(path):
+        name = _name(element)
+        if event == "start":
+            body = element if name == "body" else body
+        elif name == "tu":
+            texts = _variants(element)
+            known |= dict.fromkeys(texts)
+            both = _in(texts, source), _in(texts, target)
+            if both[0] is not None and both[1] is not None:
+                found = True
+                yield both[0], both[1]
+            if body is not None:
+                body.clear()  # of the units that were read
     if not found:
         there = f"; the languages in it are {', '.join(known)}" if known else ": it has no units with languages"
         raise DataError(f"{path}: no unit has both {source!r} and {target!r}{there}")
+
+
+def _events(path: Path) -> Iterator[tuple[str, ElementTree.Element]]:
+    """The beginnings and the ends of all elements. Raises DataError for what is no XML, or in an unknown encoding."""
+    with open_binary(path) as stream:
+        events = ElementTree.iterparse(stream, events=("start", "end"))
+        while True:
+            try:
+                one = next(events, None)
+            except ElementTree.ParseError as error:
+                line, column = error.position
+                reason = str(error).partition(":")[0]
+                encoding = "; is it in the encoding that its first line names?" if "token" in reason else ""
+                raise DataError(f"{path}:{line}: not TMX: {reason} (column {column + 1}){encoding}") from error
+            except DAMAGED as error:
+                raise DataError(f"{path}: the compressed file is damaged or cut short: {error}") from error
+            except (LookupError, ValueError) as error:
+                raise DataError(f"{path}: its encoding cannot be read ({error}): convert it to UTF-8") from error
+            if one is None:
+                return
+            yield one
 
 
 def _variants(unit: ElementTree.Element) -> dict[str, str]:

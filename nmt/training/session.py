@@ -116,6 +116,9 @@ def train(
         log_size = None
         if session.resume:
             log_size, complaints = state.load(run.folder)
+            if session.force and state.position.skipped_in_a_row:  # it would be gone back from, to what was not forced
+                log_size, more = state.go_back(run.folder)
+                complaints += more
             for complaint in complaints:
                 reporter.warn(f"{complaint}; going on from the one before")
             ranks.wait()  # until all have read the run

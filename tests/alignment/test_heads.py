@@ -98,7 +98,9 @@ def test_what_has_none_is_refused(corpus: Path) -> None:
     learned = translator(
         corpus, "transformer", "gru", "model.encoder.positions=learned", "model.encoder.max_positions=6"
     )
-    with pytest.raises(ConfigError, match=r"\d+ source and \d+ target pieces are more than are read at once"):
+    with pytest.raises(
+        ConfigError, match=r"\d+ source and \d+ target pieces are more than the 5 and \d+ read at once: choose"
+    ):
         heads_of(learned, SOURCE * 3, TARGET)
 
 

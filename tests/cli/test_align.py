@@ -75,11 +75,15 @@ def test_every_head_of_a_line(
     assert kinds[-1]["kind"] == "cross" and kinds[-1]["queries"][-1] == "</s>"
     for arguments, words in (
         (["--heads", "x.png"], "--heads x.png is of one line: name it with --line"),
-        (["--line", 1, "--heads", "x.txt"], "x.txt: the ending '.txt' is not that of a picture"),
+        (["--line", 1, "--heads", "x.txt"], ".png, .svg, .pdf are drawn, and .json has the numbers, but not '.txt'"),
+        (["--line", 1, "--heads", "x.svg", "--plot", "./x.svg"], "--heads x.svg is written for something else too"),
         (["--line", 2, "--heads", "x.png"], "a pair with a blank side has no attention: choose another line"),
     ):
         code, _, err = align(*arguments)
         assert code == 2 and words in err
+    read = shutil.copy(texts[0], tmp_path / "text.json")
+    code, _, err = nmt("align", untrained_run, "--source", read, "--line", 1, "--heads", read)
+    assert code == 2 and "is read and written at once" in err
 
 
 def test_links_from_a_threshold_on(align: Nmt) -> None:

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from nmt.checkpoint import Run
 from nmt_cli.main import main
 
 NMT = Path(sys.executable).with_name("nmt")
@@ -107,12 +109,24 @@ def test_against_other_translations(hypotheses: Path, reference: Path, tmp_path:
 
 def test_against_another_run(run: Path, untrained_run: Path, tmp_path: Path, nmt: Nmt) -> None:
     other = Path(shutil.copytree(untrained_run, tmp_path / "other"))
+    model = Run.open(other).load_model()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(-1)
+    Run.open(other).save_model(model, 21, {"bleu": 99.0})
+    files = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
     code, out, err = nmt("evaluate", run, "--against", other, "-m", "chrf", "--beam", "1", "--json")
     assert code == 0, err
     told = json.loads(out)
-    assert told["comparisons"][0]["difference"] == 0.0
-    assert f"translations of {other}: {other / 'evaluations'}" in err
-    assert [path.suffix for path in sorted((other / "evaluations").iterdir())] == [".hyp", ".json"]
+    (one,) = told["comparisons"]
+    assert one["value"] == pytest.approx(told["scores"][0]["score"])
+    code, out, err = nmt("evaluate", other, "-m", "chrf", "--beam", "1", "--json")
+    assert one["baseline"] == pytest.approx(json.loads(out)["scores"][0]["score"])
+    assert one["difference"] == pytest.approx(one["value"] - one["baseline"]) and one["difference"] != 0
+    shutil.rmtree(other / "evaluations")
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == files
+    code, out, err = nmt("evaluate", run, "--against", tmp_path, "-m", "chrf")
+    assert (code, out) == (1, "") and "not a run folder" in err
 
 
 def test_no_model_no_torch(hypotheses: Path, reference: Path) -> None:

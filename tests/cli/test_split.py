@@ -56,7 +56,18 @@ def test_mistakes_are_one_line(
     assert main(["split", *texts, "--out", str(tmp_path / "x"), *arguments]) == code
     said = capfd.readouterr()
     assert words in said.err and said.err.count("\n") == 1
-    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "x").exists() or not any((tmp_path / "x").iterdir())
+
+
+def test_the_command_that_is_told_is_one(texts: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["split", *texts, "--out", str(tmp_path / "my corpus"), "--languages", "en-nan"]) == 0
+    assert (
+        f"--data '{tmp_path / 'my corpus'}' --set data.source=en --set 'data.target=\"nan\"'" in capfd.readouterr().err
+    )
+    assert main(["split", *texts, "--out", str(tmp_path / "x"), "--valid", "0"]) == 0
+    assert "train with" not in capfd.readouterr().err
+    assert main(["split", "-", texts[1], "--out", str(tmp_path / "y")]) == 2
+    assert "which standard input cannot be: name two files" in capfd.readouterr().err
 
 
 def test_files_without_a_language_are_asked_for_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ def test_no_line_that_is_held_out_stands_elsewhere(
     elif wanted >= len(pairs) or wanted > len(alone):
         with pytest.raises(DataError, match=r"are too few to hold|that stand in it once, .* ask for fewer"):
             split(pairs, folder, valid=valid, test=test, seed=seed)
-        assert not (folder / "out").exists()
+        assert not (folder / "out").exists() or not any((folder / "out").iterdir())
     else:
         found, held = split(pairs, folder, valid=valid, test=test, seed=seed)
         assert Counter(pair for part in found.values() for pair in part) == Counter(pairs)
@@ -127,6 +127,12 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"valid.fr.gz: is there already: name another folder with --out"):
         hold_out(corpus, tmp_path / "out", ("en", "fr"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["valid.fr.gz"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "dev.en").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"dev.en: is there already"):
+        hold_out(corpus, tmp_path / "other", ("en", "fr"))
+    with pytest.raises(NmtError, match="the corpus cannot be written"):
+        hold_out(corpus, corpus.source / "out", ("en", "fr"))
 
 
 def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +145,22 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DataError, match=r"all.fr:61: byte 1 is not UTF-8"):
         hold_out(corpus, tmp_path / "out", ("en", "fr"))
 
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+    real = held_out._writer
 
-    monkeypatch.setattr(held_out, "_writer", full)
+    class Full:
+        """A disk that has room for ten lines."""
+
+        def __init__(self, stream: Any) -> None:
+            self.left = 10
+            self.stream = stream
+
+        def write(self, line: bytes) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(28, "No space left on device")
+            self.stream.write(line)
+
+    monkeypatch.setattr(held_out, "_writer", lambda *arguments: Full(real(*arguments)))
     with pytest.raises(NmtError, match="out: the corpus cannot be written: No space left on device"):
         hold_out(write(tmp_path, PAIRS), tmp_path / "out", ("en", "fr"))
     assert list((tmp_path / "out").iterdir()) == []

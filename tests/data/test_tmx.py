@@ -79,7 +79,13 @@ def test_many_units_are_read_a_chunk_at_a_time(tmp_path: Path) -> None:
             (HEAD.format(encoding="utf-8") + UNITS + TAIL).encode(),
             "no unit has both 'en' and 'it'; the languages in it are en-GB, FR, de, en, fr_CA, en-US, fr",
         ),
-        (gzip.compress(b"<tmx>" + bytes(range(256)) * 99)[:-20], "the compressed file is damaged or cut short|not TMX"),
+        (gzip.compress((HEAD.format(encoding="utf-8") + UNITS + TAIL).encode())[:-9], "is damaged or cut short"),
+        ((HEAD.format(encoding="EUC-KR") + TAIL).encode(), "its encoding cannot be read .*: convert it to UTF-8"),
+        ((HEAD.format(encoding="klingon") + TAIL).encode(), "its encoding cannot be read|unknown encoding"),
+        (
+            "<tmx>é</tmx>".encode("latin-1"),
+            r"not TMX: not well-formed .*is it in the encoding that its first line names",
+        ),
     ],
 )
 def test_what_is_none_is_told(content: bytes, words: str, tmp_path: Path) -> None:
