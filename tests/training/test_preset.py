@@ -175,7 +175,7 @@ def test_pieces_are_about_as_many_as_a_tokenizer_makes(corpus: Path, tmp_path: P
         encoding="utf-8",
     )
     tsv = TsvCorpus(format="tsv", path=tmp_path / "two.tsv", weight=3)
-    assert survey(DataConfig(train=(tsv,))) == Survey(6, round(6 * (1 + 16 / 1.5)), 6)
+    assert survey(DataConfig(train=(tsv,))) == Survey(6, round(6 * (1 + 16 / 1.5)), 7, 0)
 
 
 def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
