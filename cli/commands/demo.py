@@ -91,7 +91,8 @@ def _next_commands(corpus: Path, done: Demonstration, out: Path) -> str:
             f"  nmt translate {run} --nbest 3 --align hard < {folder}/valid.en",
             f"  nmt evaluate {run}",
             f"  nmt align {run} --source {folder}/test.en --target {folder}/test.fr --gold {folder}/test.align",
+            f"  nmt align {run} --source {folder}/test.en --line 2 --heads {run}/heads.svg",
             f"  nmt demo --family all{elsewhere}",
-            "  nmt train recipes/multi30k-en-de/transformer.toml --data YOUR-FOLDER",
+            "  nmt split YOUR.en YOUR.fr --out YOUR-FOLDER   # says how to train on it",
         ]
     )
