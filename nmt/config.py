@@ -63,6 +63,7 @@ __all__ = [
     "load_recipe",
     "parse_recipe",
     "reshaped",
+    "setting",
 ]
 
 LARGEST = 2**31 - 1
@@ -678,6 +679,16 @@ class Recipe(Frozen):
     def to_toml(self) -> str:
         """The whole recipe, defaults included, as TOML that :func:`parse_recipe` reads back to an equal one."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def setting(key: str, text: str) -> str:
+    """``key=text`` as an override, in quotes where it would be read as another thing than this text without."""
+    try:
+        tomllib.loads(f"value = {text}")
+        is_plain = False
+    except _NOT_TOML:
+        is_plain = text == text.strip()
+    return f"{key}={text if is_plain else tomli_w.dumps({'value': text}).partition('= ')[2].strip()}"
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

@@ -23,6 +23,7 @@ from nmt.config import (
     TsvCorpus,
     load_recipe,
     parse_recipe,
+    setting,
 )
 from nmt.errors import ConfigError
 
@@ -105,6 +106,12 @@ def test_a_union_is_taken_by_its_type() -> None:
     assert isinstance(parse_recipe("").model.encoder, TransformerEncoder)
     assert isinstance(parse_recipe("").training.schedule, InverseSqrtSchedule)
     assert parse_recipe('[training]\nschedule = "cosine"\n').training.schedule == CosineSchedule(type="cosine")
+
+
+@pytest.mark.parametrize("text", ["en", "nan", "12", "1e5", "true", '"q"', "a b ", "ü 😀", "back\\slash", "[x]", ""])
+def test_a_setting_is_read_as_the_text_that_it_was_made_of(text: str) -> None:
+    assert parse_recipe("", overrides=[setting("data.source", text)]).data.source == text
+    assert setting("data.source", "en") == "data.source=en"
 
 
 def test_the_format_of_a_corpus_decides_what_it_may_say() -> None:

@@ -119,7 +119,7 @@ def align(
     _check_idle(
         {"threshold": method == "threshold", "symmetrize": reverse is not None, "plot_format": plot is not None}
         | {
-            "font": plot is not None or (heads is not None and heads.suffix != ".json"),
+            "font": plot is not None or (heads is not None and heads.suffix.lower() != ".json"),
             "format_": output != STANDARD or (gold is None and not json),
         }
         | {name: target is None for name in search if name != "batch_size"}  # which forced ones are read by, too

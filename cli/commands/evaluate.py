@@ -177,9 +177,10 @@ def evaluate(
 
 def _check_pairs(against: Path | None, baseline: Sequence[str] | None, held_out: HeldOut) -> None:
     """Raise DataError for a baseline that is of another text."""
-    if baseline is not None:
-        _check_number(len(baseline))
-    if baseline is not None and len(baseline) != len(held_out.source):
+    if baseline is None:
+        return
+    _check_number(len(baseline))
+    if len(baseline) != len(held_out.source):
         raise DataError(
             f"{against} has {len(baseline)} lines, and {len(held_out.source)} are to be compared with it: they must "
             f"pair up line by line"

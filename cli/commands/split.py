@@ -14,8 +14,6 @@ from nmt_cli.streams import STANDARD
 
 __all__ = ["split"]
 
-SIDES = ("source", "target")
-
 
 def split(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The source side, a sentence a line.")],
@@ -43,7 +41,7 @@ def split(
     No line of a pair that is held out stands anywhere else, on its side, so that scores are of what was not learnt by
     heart.
     """
-    from nmt.config import TextCorpus
+    from nmt.config import TextCorpus, setting
     from nmt.data.held_out import hold_out
 
     for path in (source, target):
@@ -58,13 +56,9 @@ def split(
     passed = f" ({held.passed:,} were passed over, a line of theirs stands elsewhere too)" if held.passed else ""
     console.note(f"{out}: {sizes} pairs{passed}")
     if held.pairs["valid"]:
-        both = " ".join(f"--set {quote(f'data.{side}={_as_text(one)}')}" for side, one in zip(SIDES, ours, strict=True))
+        sides = zip(("data.source", "data.target"), ours, strict=True)
+        both = " ".join(f"--set {quote(setting(side, language))}" for side, language in sides)
         console.note(f"train with: nmt train --preset auto --data {quote(str(out))} {both} --budget TIME --out RUN")
-
-
-def _as_text(language: str) -> str:
-    """A language as a setting, in quotes where it would be another thing than text without."""
-    return f'"{language}"' if language in ("nan", "inf", "true", "false") or language.isdecimal() else language
 
 
 def _languages(source: Path, target: Path, said: str | None) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from nmt.config import TextCorpus
-from nmt.data.corpus import VALID_NAMES, Pair, describe, read_chunks
+from nmt.data.corpus import VALID_NAMES, Pair, check_pairs, describe, read_chunks
 from nmt.data.filters import is_blank
 from nmt.data.order import Permutation
 from nmt.data.text import COMPRESSIONS, count_lines
@@ -84,11 +84,10 @@ def hold_out(
             check_writable(both[0])
     except OSError as error:
         raise NmtError(f"{folder}: the corpus cannot be written: {error.strerror}") from error
-    reading = _Reading(corpus, progress)
     if wanted >= total:
-        for _ in reading.pairs():  # which may have something to say against the corpus
-            pass
+        check_pairs(corpus)  # which may have something to say against the corpus
         raise DataError(f"{describe(corpus)}: {total:,} pairs are too few to hold {wanted:,} of them out")
+    reading = _Reading(corpus, progress)
     chosen, passed = _choose(reading, total, wanted, np.random.Philox(seed))
     split_of = {row: "test" if place < sizes["test"] else "valid" for place, row in enumerate(chosen)}
     held: dict[int, Pair] = {}

@@ -94,11 +94,7 @@ def evaluate(
     otherwise. Raises DataError where the number of lines differs or is zero, ConfigError for a metric or tokenisation
     that is none, and where a tokenisation needs what is not installed.
     """
-    if isinstance(metrics, str):
-        raise ConfigError(f"metrics takes names, and {metrics!r} is one: put it into a list")
-    for name in metrics:
-        check_choice("metric", name, ALL_METRICS)
-    check_choice("tokenize", tokenize, get_args(Tokenization))
+    _check_names(metrics, tokenize)
     _check(hypotheses, references)
     scores = []
     for name in metrics:
@@ -161,6 +157,7 @@ def compare(
     """
     from sacrebleu.significance import PairedTest
 
+    _check_names(metrics, options.get("tokenize", "13a"))
     _check(baseline, references)
     _check(hypotheses, references)
     with _quiet():
@@ -206,6 +203,15 @@ def check_tokenization(name: Tokenization) -> None:
 def looks_tokenized(hypotheses: Sequence[str]) -> bool:
     """Whether so many lines end in a free-standing full stop that somebody forgot to detokenise them."""
     return sum(line.endswith(" .") for line in hypotheses) >= _TOKENIZED_LINES
+
+
+def _check_names(metrics: Sequence[str], tokenize: str) -> None:
+    """Raise ConfigError for a metric or a tokenisation that is none."""
+    if isinstance(metrics, str):
+        raise ConfigError(f"metrics takes names, and {metrics!r} is one: put it into a list")
+    for name in metrics:
+        check_choice("metric", name, ALL_METRICS)
+    check_choice("tokenize", tokenize, get_args(Tokenization))
 
 
 def _check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:

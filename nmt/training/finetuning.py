@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import tomli_w
-
 from nmt.checkpoint import Checkpoint, Run, check_folder, load_weights, weights
-from nmt.config import Recipe, reshaped
+from nmt.config import Recipe, reshaped, setting
 from nmt.data.tokenizer import Tokenizer
 from nmt.errors import ConfigError
 from nmt.models import Seq2Seq
@@ -33,9 +31,8 @@ def settings_for(folder: Path) -> list[str]:
         "tokenizer.source_model": folder / "source.model",
         "tokenizer.target_model": folder / target,
     }
-    written = {key: tomli_w.dumps({"path": str(path)}).partition("= ")[2].strip() for key, path in paths.items()}
     joint = "true" if run.tokenizers.joint else "false"
-    return [f"{key}={value}" for key, value in {"tokenizer.joint": joint, **written}.items()]
+    return [f"tokenizer.joint={joint}", *(setting(key, str(path)) for key, path in paths.items())]
 
 
 def origin_of(recipe: Recipe) -> tuple[Run, Checkpoint]:

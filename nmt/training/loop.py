@@ -296,8 +296,8 @@ class Trainer:
     def _validate(self, stop: StopRequest) -> None:
         """Score the model, keep it where it is among the best, hear what the schedule makes of it.
 
-        Raises Stopped, with nothing changed, where a stop was requested meanwhile, and CheckpointError where models
-        cannot be written, so that the resumed run begins with this validation.
+        Raises Stopped where a stop was requested meanwhile, and CheckpointError where models could not be written too
+        often: with nothing counted, so that the resumed run begins with this validation.
         """
         position = self.state.position
         scores = self._scores(self.state.model, stop)

@@ -97,6 +97,8 @@ def test_a_comparison_is_that_of_the_command(tmp_path: Path) -> None:
         assert (f"{one.value:.6f}", f"{one.mean:.6f}", f"{one.interval:.6f}") == second
         assert f"{one.p_value:.4f}" == chance and 0 < one.p_value < 1
         assert f" {one.signature}\n" in printed
+    with pytest.raises(DataError, match="5 hypotheses, but the reference has 6 lines"):
+        compare(HYPOTHESES, worse[:-1], [REFERENCES])
     bleu = found[0]
     assert bleu.line(1).startswith(f"BLEU|{bleu.signature} = {bleu.value:.1f} against {bleu.baseline:.1f}: +")
 
