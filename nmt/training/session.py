@@ -92,6 +92,7 @@ def train(
     contract, CheckpointError for a run that cannot be gone on with.
     """
     check(recipe, session)
+    ranks.wait()  # until all have looked at a folder in which nothing has been written yet
     assert recipe.data.valid is not None
     began, cpu_began = session.began or time.monotonic(), time.process_time()
     keep_freed_memory()

@@ -31,7 +31,7 @@ from nmt.config import Recipe
 from nmt.decoding.sharing import Sharing
 from nmt.distributed import ALONE, Ranks, joined
 from nmt.errors import ConfigError, Interrupted, NmtError, TrainingError
-from nmt.training import loop
+from nmt.training import loop, session
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
 from nmt.training.session import Session, train
@@ -72,11 +72,24 @@ def scenarios(corpus: Path, folder: Path, ranks: Ranks) -> None:
     loop.draw_curves = lambda records, path: None  # type: ignore[attr-defined]  # nine tenths of the time of a short run
 
     def run(name: str, wanted: Recipe, reporter: Any = None, **options: Any) -> None:
-        session = Session(folder / name, device="cpu", store=folder / "store", **options)
-        train(wanted, session, reporter or SilentReporter(), ranks)
+        where = Session(folder / name, device="cpu", store=folder / "store", **options)
+        train(wanted, where, reporter or SilentReporter(), ranks)
 
     for encoder, decoder in PAIRINGS:
         run(f"{encoder}-{decoder}", recipe(corpus, encoder, decoder))
+
+    looked = session.check
+
+    def late(wanted: Recipe, where: Session) -> None:
+        time.sleep(0.5)  # in which the first would have begun to write
+        seen["found"] = sorted(path.name for path in where.folder.glob("*"))
+        looked(wanted, where)
+
+    if not ranks.is_first:
+        session.check = late  # type: ignore[assignment]
+    run("late", recipe(corpus, "gru", "gru", "training.max_steps=1"))
+    session.check = looked
+
     run("accumulated", recipe(corpus, "gru", "gru", "training.accumulate=2"))
     run("muon", recipe(corpus, "lstm", "transformer", "training.optimizer=muon"))
 
@@ -236,6 +249,10 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(
         assert state_of(one)[key] == state_of(two)[key]
 
 
+def test_nothing_is_written_before_every_process_has_looked_at_the_folder(runs: Path) -> None:
+    assert seen(runs, 1)["found"] == []
+
+
 def test_processes_accumulate_batches_of_their_own(runs: Path, corpus: Path, tmp_path: Path) -> None:
     one = alone(tmp_path / "one", recipe(corpus, "gru", "gru", "training.accumulate=4"))
     assert figures(runs / "accumulated", "train", "loss") == pytest.approx(figures(one, "train", "loss"), rel=1e-4)
@@ -379,7 +396,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_ha
     _, told = killed.communicate(timeout=120)
     assert time.monotonic() - began < 60
     assert killed.returncode != 0
-    assert "nmt: error: process 0 of 2: the others cannot be reached any more" in told
+    assert "nmt: error: process 0 of 2: the others cannot be reached any more" in told, told
     told = finish(start(warm_python, "killed", "--resume"))
     assert told.count("best: ") == 1  # one of two speaks
     finish(start(warm_python, "straight"))
