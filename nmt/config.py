@@ -249,13 +249,17 @@ class TokenizerConfig(Frozen):
 
 
 class GruEncoder(Frozen):
-    """A stack of GRU layers, bidirectional as in Bahdanau et al. 2015; ``width`` counts both directions together."""
+    """A stack of GRU layers, bidirectional as in Bahdanau et al. 2015; ``width`` counts both directions together.
+
+    In training ``recurrent_dropout`` drops weights between a state and the next (Merity et al. 2018, section 2).
+    """
 
     type: Literal["gru"]
     layers: int = Field(default=1, ge=1, le=1000)
     width: int = Field(default=512, ge=1)
     bidirectional: bool = True
     dropout: Probability = 0.2
+    recurrent_dropout: Probability = 0.0
 
     @model_validator(mode="after")
     def _halves(self) -> GruEncoder:
@@ -265,13 +269,17 @@ class GruEncoder(Frozen):
 
 
 class LstmEncoder(Frozen):
-    """A stack of LSTM layers (Luong et al. 2015 read left to right only); ``width`` counts both directions together."""
+    """A stack of LSTM layers (Luong et al. 2015 read left to right only); ``width`` counts both directions together.
+
+    In training ``recurrent_dropout`` drops weights between a state and the next (Merity et al. 2018, section 2).
+    """
 
     type: Literal["lstm"]
     layers: int = Field(default=1, ge=1, le=1000)
     width: int = Field(default=512, ge=1)
     bidirectional: bool = True
     dropout: Probability = 0.2
+    recurrent_dropout: Probability = 0.0
 
     @model_validator(mode="after")
     def _halves(self) -> LstmEncoder:
@@ -334,7 +342,8 @@ class GruDecoder(Frozen):
     ``attention`` is the score between a query and the annotations; its hidden layer has ``attention_width`` units
     (additive only). A ``conditional`` GRU moves twice a step and attends in between, so that its query has seen the
     last target token (Sennrich et al. 2017, section 2). ``readout`` is the width of the maxout layer before the output
-    layer; 0 makes it the embedding's.
+    layer; 0 makes it the embedding's. In training ``recurrent_dropout`` drops weights between a state and the next
+    (Merity et al. 2018, section 2).
     """
 
     type: Literal["gru"]
@@ -345,12 +354,14 @@ class GruDecoder(Frozen):
     conditional: bool = False
     readout: int = Field(default=0, ge=0)
     dropout: Probability = 0.2
+    recurrent_dropout: Probability = 0.0
 
 
 class LstmDecoder(Frozen):
     """The decoder of Luong et al. 2015: attends with h_t, after the recurrence.
 
-    With ``input_feeding`` the attentional vector of one step is part of the next step's input (section 3.3).
+    With ``input_feeding`` the attentional vector of one step is part of the next step's input (section 3.3). In
+    training ``recurrent_dropout`` drops weights between a state and the next (Merity et al. 2018, section 2).
     """
 
     type: Literal["lstm"]
@@ -360,6 +371,7 @@ class LstmDecoder(Frozen):
     attention_width: int = Field(default=0, ge=0)
     input_feeding: bool = True
     dropout: Probability = 0.2
+    recurrent_dropout: Probability = 0.0
 
 
 class TransformerDecoder(_Transformer):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Dropout"]
+__all__ = ["Dropout", "DroppedLinear"]
 
 
 class _Drop(torch.autograd.Function):
@@ -59,3 +59,23 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.probability}"
+
+
+class DroppedLinear(nn.Linear):
+    """x W^T + b, where training drops entries of W in place of units (DropConnect: Wan et al. 2013).
+
+    A recurrence goes through one draw of W from its first step to its last (Merity et al. 2018, section 2), where units
+    dropped anew at every step would have little of a state left after a few: a loop draws :meth:`matrix` once.
+    """
+
+    def __init__(self, inputs: int, outputs: int, probability: float = 0.0) -> None:
+        super().__init__(inputs, outputs)
+        self.dropout = Dropout(probability)
+
+    def matrix(self) -> Float[Tensor, "O I"]:
+        """W, or in training what a draw has left of it."""
+        drawn: Tensor = self.dropout(self.weight)
+        return drawn
+
+    def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+        return nn.functional.linear(x, self.matrix(), self.bias)

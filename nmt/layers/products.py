@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nmt.layers.additive import Pairs, current_pass, powers
+from nmt.layers.dropout import DroppedLinear
 
 __all__ = ["PLAIN", "LoopProducts", "Products"]
 
@@ -59,7 +60,11 @@ class LoopProducts(Products):
         self._pairs: dict[int, Pairs | None] = {}
 
     def linear(self, layer: nn.Linear, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
-        product = self._of(layer.weight, layer.bias, transposed=True)(x.flatten(0, -2))
+        known = self._known.get((id(layer.weight), True))
+        if known is None:
+            matrix = layer.matrix() if isinstance(layer, DroppedLinear) else layer.weight
+            known = self._known[id(layer.weight), True] = _Factor(matrix, layer.bias, True)
+        product = known(x.flatten(0, -2))
         return product.view(*x.shape[:-1], -1)
 
     def dot(self, queries: Float[Tensor, "B T Q"], keys: Float[Tensor, "B S Q"]) -> Float[Tensor, "B T S"]:
@@ -77,10 +82,10 @@ class LoopProducts(Products):
         pairs = self._pairs[id(keys)]
         return super().additive(queries, keys, energy) if pairs is None else pairs.scores(queries)
 
-    def _of(self, matrix: Tensor, bias: Tensor | None = None, *, transposed: bool) -> _Factor:
+    def _of(self, matrix: Tensor, *, transposed: bool) -> _Factor:
         known = self._known.get((id(matrix), transposed))
         if known is None:
-            known = self._known[id(matrix), transposed] = _Factor(matrix, bias, transposed)
+            known = self._known[id(matrix), transposed] = _Factor(matrix, None, transposed)
         return known
 
 

@@ -6,12 +6,16 @@ the seam: ``project`` maps all inputs of a sentence at once, ``forward`` needs o
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nmt.layers.dropout import Dropout, DroppedLinear
 from nmt.layers.products import PLAIN, Products
 
 __all__ = [
@@ -22,6 +26,7 @@ __all__ = [
     "initialize_recurrent",
     "initialize_torch_rnn",
     "lstm_move",
+    "recurrent_weights_dropped",
 ]
 
 
@@ -29,17 +34,17 @@ class GruCell(nn.Module):
     """Gated recurrent unit (Cho et al. 2014; with torch's reset gate, applied after the product).
 
     r = sigmoid(W_r x + U_r h), z = sigmoid(W_z x + U_z h), n = tanh(W_n x + r * U_n h), h' = (1 - z) * n + z * h,
-    each product with its bias.
+    each product with its bias. In training entries of U are dropped (``dropout``).
     """
 
     #: See nmt.layers.attention.MultiHeadAttention.
     stacked: ClassVar[dict[str, int]] = {"input": 3, "hidden": 3}
 
-    def __init__(self, input_width: int, width: int) -> None:
+    def __init__(self, input_width: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.width = width
         self.input = nn.Linear(input_width, 3 * width)
-        self.hidden = nn.Linear(width, 3 * width)
+        self.hidden = DroppedLinear(width, 3 * width, dropout)
         initialize_recurrent(self.input, self.hidden, gates=3)
 
     def project(self, x: Float[Tensor, "*batch I"], products: Products = PLAIN) -> Float[Tensor, "*batch G"]:
@@ -56,17 +61,17 @@ class LstmCell(nn.Module):
     """Long short-term memory (Hochreiter and Schmidhuber 1997, with forget gates).
 
     i, f, o = sigmoid(W x + U h), g = tanh(W_g x + U_g h), c' = f * c + i * g, h' = o * tanh(c'), each product with its
-    bias.
+    bias. In training entries of U are dropped (``dropout``).
     """
 
     #: See nmt.layers.attention.MultiHeadAttention.
     stacked: ClassVar[dict[str, int]] = {"input": 4, "hidden": 4}
 
-    def __init__(self, input_width: int, width: int) -> None:
+    def __init__(self, input_width: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.width = width
         self.input = nn.Linear(input_width, 4 * width)
-        self.hidden = nn.Linear(width, 4 * width)
+        self.hidden = DroppedLinear(width, 4 * width, dropout)
         initialize_recurrent(self.input, self.hidden, gates=4)
         with torch.no_grad():  # open forget gates let gradients through from the first step (Jozefowicz et al. 2015)
             self.hidden.bias[width : 2 * width].fill_(1.0)
@@ -102,6 +107,28 @@ def lstm_move(
     i, f, g, o = gates.chunk(4, dim=-1)
     cell = torch.addcmul(torch.sigmoid(f) * cell, torch.sigmoid(i), torch.tanh(g))
     return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+@contextlib.contextmanager
+def recurrent_weights_dropped(rnn: nn.GRU | nn.LSTM, dropout: Dropout) -> Iterator[None]:
+    """Within, one draw of what ``dropout`` leaves of its matrices takes ``rnn`` round (Merity et al. 2018, section 2).
+
+    Torch's own stacks have no other place for that than the list of weights which they hand to their kernels.
+    """
+    if not (dropout.training and dropout.probability):
+        yield
+        return
+    whole: list[Tensor] = rnn._flat_weights  # type: ignore[assignment]
+    names: list[str] = rnn._flat_weights_names
+    rnn._flat_weights = [
+        dropout(weight) if name.startswith("weight_hh") else weight for name, weight in zip(names, whole, strict=True)
+    ]
+    try:
+        with warnings.catch_warnings():  # cuDNN gathers weights that do not lie side by side, and says so
+            warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+            yield
+    finally:
+        rnn._flat_weights = whole  # type: ignore[assignment]
 
 
 def initialize_recurrent(input_product: nn.Linear, hidden_product: nn.Linear, *, gates: int) -> None:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from nmt.config import GruDecoder, GruEncoder
 from nmt.layers.attention import AnyScore, attend
-from nmt.layers.dropout import Dropout
+from nmt.layers.dropout import Dropout, DroppedLinear
 from nmt.layers.embedding import TokenEmbedding
 from nmt.layers.products import PLAIN, LoopProducts, Products
 from nmt.layers.recurrent import GruCell, gru_move, initialize_hidden
@@ -70,10 +70,14 @@ class BahdanauDecoder(nn.Module):
         self.embedding = embedding
         self.score = score
         self.bridge = nn.Linear(state_width, config.layers * config.width)
-        self.first = GruCell(embedding.width, config.width)
+        self.first = GruCell(embedding.width, config.width, config.recurrent_dropout)
         self.context = nn.Linear(state_width, 3 * config.width, bias=False)
-        self.second = nn.Linear(config.width, 3 * config.width) if config.conditional else None
-        self.above = Stack(GruCell(config.width, config.width) for _ in range(config.layers - 1))
+        self.second = (
+            DroppedLinear(config.width, 3 * config.width, config.recurrent_dropout) if config.conditional else None
+        )
+        self.above = Stack(
+            GruCell(config.width, config.width, config.recurrent_dropout) for _ in range(config.layers - 1)
+        )
         self.readout = nn.Linear(config.width + embedding.width + state_width, 2 * self.width)
         self.dropout = Dropout(config.dropout)
         for layer in (self.bridge, self.context, self.readout):

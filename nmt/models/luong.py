@@ -71,9 +71,11 @@ class LuongDecoder(nn.Module):
         self.score = score
         self.input_feeding = config.input_feeding
         self.bridge = nn.Linear(state_width, 2 * config.layers * config.width)
-        self.first = LstmCell(embedding.width, config.width)
+        self.first = LstmCell(embedding.width, config.width, config.recurrent_dropout)
         self.feed = nn.Linear(config.width, 4 * config.width, bias=False) if config.input_feeding else None
-        self.above = Stack(LstmCell(config.width, config.width) for _ in range(config.layers - 1))
+        self.above = Stack(
+            LstmCell(config.width, config.width, config.recurrent_dropout) for _ in range(config.layers - 1)
+        )
         self.attentional = nn.Linear(state_width + config.width, config.width, bias=False)
         self.dropout = Dropout(config.dropout)
         nn.init.xavier_uniform_(self.bridge.weight)

@@ -14,7 +14,7 @@ from nmt.layers.attention import Score
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
 from nmt.layers.packing import multiplies_bfloat16
-from nmt.layers.recurrent import initialize_torch_rnn
+from nmt.layers.recurrent import initialize_torch_rnn, recurrent_weights_dropped
 from nmt.models.interface import Encoding
 
 __all__ = ["RecurrentEncoder", "RecurrentMemory", "read"]
@@ -42,7 +42,10 @@ def read(
 
 
 class RecurrentEncoder(nn.Module):
-    """Embeddings, a stack of recurrent layers in one direction or both, and dropout on the states that come out."""
+    """Embeddings, a stack of recurrent layers in one direction or both, and dropout on the states that come out.
+
+    Between a state and the next it is entries of the matrices that are dropped.
+    """
 
     def __init__(
         self, kind: type[nn.GRU] | type[nn.LSTM], config: GruEncoder | LstmEncoder, embedding: TokenEmbedding
@@ -60,9 +63,11 @@ class RecurrentEncoder(nn.Module):
         )
         initialize_torch_rnn(self.rnn)
         self.dropout = Dropout(config.dropout)
+        self.recurrent_dropout = Dropout(config.recurrent_dropout)
 
     def forward(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
-        states, final = read(self.rnn, self.embedding(source), mask)
+        with recurrent_weights_dropped(self.rnn, self.recurrent_dropout):
+            states, final = read(self.rnn, self.embedding(source), mask)
         return Encoding(self.dropout(states), mask, final)
 
 

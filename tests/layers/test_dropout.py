@@ -1,4 +1,4 @@
-"""Dropout: how much it drops, that the mean stays, its gradient, and that it repeats under a seed."""
+"""Dropout: how much it drops, that the mean stays, its gradient, that it repeats under a seed; entries of a matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nmt.layers import dropout
-from nmt.layers.dropout import Dropout
+from nmt.layers.dropout import Dropout, DroppedLinear
 
 
 @pytest.mark.parametrize("probability", [0.05, 0.1, 0.2, 0.3, 0.5, 0.9])
@@ -112,3 +112,21 @@ def test_gradient_flows_where_the_value_did() -> None:
 
 def test_says_its_probability() -> None:
     assert repr(Dropout(0.25)) == "Dropout(0.25)"
+
+
+def test_entries_of_a_matrix_are_dropped_in_training_and_nothing_of_what_goes_in() -> None:
+    """Against torch's linear layer with the entries that the draw has left."""
+    torch.manual_seed(1)
+    layer = DroppedLinear(5, 4, 0.25).double()
+    x = torch.randn(3, 5).double()
+    with torch.no_grad():
+        layer.bias.uniform_()
+    torch.testing.assert_close(layer.eval()(x), x @ layer.weight.T + layer.bias)
+    torch.manual_seed(2)
+    scaled = Dropout(0.25).train()(torch.ones(4, 5).double())
+    assert 0 < (scaled == 0).sum() < 20
+    torch.manual_seed(2)
+    found = layer.train()(x)
+    torch.testing.assert_close(found, x @ (layer.weight * scaled).T + layer.bias)
+    (gradient,) = torch.autograd.grad(found.sum(), [layer.weight])
+    torch.testing.assert_close(gradient, x.sum(0) * scaled)

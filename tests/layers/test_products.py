@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nmt.layers.dropout import DroppedLinear
 from nmt.layers.products import PLAIN, LoopProducts, Products
 
 B, S, H = 3, 5, 4
@@ -125,3 +126,27 @@ def test_the_gradient_of_a_weight_is_one_product(products: Products, wanted: int
     with Counted((H, 2 * H)) as right, Counted((2 * H, H)) as left:
         total.backward()  # type: ignore[no-untyped-call]
     assert right.count + left.count == wanted
+
+
+def test_a_loop_draws_once_what_is_left_of_a_matrix() -> None:
+    """Every step goes through the same entries, and a second loop through others."""
+    torch.manual_seed(1)
+    layer, x = DroppedLinear(H, H, 0.5).double().train(), torch.randn(B, H).double()
+
+    def looped() -> Tensor:
+        products, state = LoopProducts(), x
+        for _ in range(4):
+            state = torch.tanh(products.linear(layer, state))
+        return state
+
+    torch.manual_seed(2)
+    matrix = layer.matrix()
+    expected = x
+    for _ in range(4):
+        expected = torch.tanh(expected @ matrix.T + layer.bias)
+    torch.manual_seed(2)
+    found = looped()
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (torch.autograd.grad((one**2).sum(), [*layer.parameters()]) for one in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+    assert not torch.equal(looped(), found)

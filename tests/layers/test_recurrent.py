@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nmt.layers.recurrent import GruCell, LstmCell, initialize_torch_rnn
+from nmt.layers.dropout import Dropout
+from nmt.layers.recurrent import GruCell, LstmCell, initialize_torch_rnn, recurrent_weights_dropped
 
 INPUT, WIDTH, ROWS = 5, 4, 3
 
@@ -95,3 +98,36 @@ def test_torchs_stacks_start_as_well(kind: type[nn.GRU | nn.LSTM], gates: int) -
             [parameters[f"bias_ih_{end}"], parameters[f"bias_hh_{end}"]],
             gates=gates,
         )
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_entries_of_torchs_recurrent_matrices_are_dropped_once_a_sentence(kind: type[nn.GRU] | type[nn.LSTM]) -> None:
+    """Against a stack that has the entries which were left; gradients are those of what was left, and no more."""
+    torch.manual_seed(1)
+    rnn = kind(INPUT, WIDTH, num_layers=2, bidirectional=True, batch_first=True).double()
+    other = copy.deepcopy(rnn)
+    x, dropout = torch.randn(ROWS, 6, INPUT).double(), Dropout(0.5).train()
+    whole, _ = rnn(x)
+    torch.manual_seed(2)
+    kept = {}
+    with torch.no_grad():
+        for name, weight in other.named_parameters():
+            if "weight_hh" in name:
+                kept[name] = dropout(torch.ones_like(weight))
+                weight.mul_(kept[name])
+    assert len(kept) == 4
+    torch.manual_seed(2)
+    with recurrent_weights_dropped(rnn, dropout):
+        found, _ = rnn(x)
+    expected, _ = other(x)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, whole)
+    for one in (found, expected):
+        (one**2).sum().backward()
+    for (name, ours), theirs in zip(rnn.named_parameters(), other.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours.grad, theirs.grad * kept[name] if name in kept else theirs.grad)
+    torch.testing.assert_close(rnn(x)[0], whole)
+    with recurrent_weights_dropped(rnn, dropout.eval()):
+        torch.testing.assert_close(rnn(x)[0], whole)

@@ -255,8 +255,21 @@ def test_zero_init_residual_leaves_nothing_unmoved(optimizer: str) -> None:
 
 
 PLACES = {
-    "gru": {"encoder.dropout": 0.2, "decoder.dropout": 0.3},
-    "lstm": {"encoder.dropout": 0.2, "decoder.dropout": 0.3},
+    "gru": {
+        "encoder.dropout": 0.2,
+        "encoder.recurrent_dropout": 0.15,
+        "decoder.dropout": 0.3,
+        "decoder.first.hidden.dropout": 0.25,
+        "decoder.second.dropout": 0.25,
+        "decoder.above.0.hidden.dropout": 0.25,
+    },
+    "lstm": {
+        "encoder.dropout": 0.2,
+        "encoder.recurrent_dropout": 0.15,
+        "decoder.dropout": 0.3,
+        "decoder.first.hidden.dropout": 0.25,
+        "decoder.above.0.hidden.dropout": 0.25,
+    },
     "transformer": {
         "encoder.layers.0.self_attention.dropout": 0.25,
         "encoder.layers.0.feed_forward.dropout": 0.15,
@@ -281,6 +294,9 @@ def test_each_dropout_has_its_own_probability(family: str) -> None:
     if attends:
         encoder |= {"attention_dropout": 0.25, "feed_forward_dropout": 0.15}
         decoder |= {"attention_dropout": 0.35, "feed_forward_dropout": 0.45}
+    else:
+        encoder |= {"recurrent_dropout": 0.15}
+        decoder |= {"recurrent_dropout": 0.25, "layers": 2, **({"conditional": True} if family == "gru" else {})}
     both = small(encoder=encoder, decoder=decoder, embedding_dropout=0.4, word_dropout=0.1)
     model = build(ModelConfig.model_validate(both), 17, 19)
     found = {key: part.probability for key, part in model.named_modules() if isinstance(part, Dropout)}
