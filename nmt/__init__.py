@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nmt.checkpoint import Run
     from nmt.config import Recipe, load_recipe, parse_recipe
     from nmt.data.tokenizer import Tokenizer, Tokenizers
+    from nmt.decoding.glossary import Glossary
     from nmt.decoding.hypothesis import Hypothesis
     from nmt.decoding.request import Request
     from nmt.decoding.scorer import PairScore, Scorer
@@ -52,6 +53,7 @@ _HOMES = {
     "ConfigError": "nmt.errors",
     "DataError": "nmt.errors",
     "DivergedError": "nmt.errors",
+    "Glossary": "nmt.decoding.glossary",
     "Hypothesis": "nmt.decoding.hypothesis",
     "Interrupted": "nmt.errors",
     "LinkRule": "nmt.alignment.aligner",
@@ -85,6 +87,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DivergedError",
+    "Glossary",
     "Hypothesis",
     "Interrupted",
     "LinkRule",

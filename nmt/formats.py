@@ -12,7 +12,8 @@ probability of each word of the translation. A blank line has one translation, w
 
 What is read is a line of text, or for ``jsonl`` an object whose ``source`` is the text. With constraints, a line of
 text has up to three more columns behind tabs, the phrases to use, the phrases to avoid (several being parted by
-``|||``) and what the translation begins with; a JSON object has them as ``use``, ``avoid`` and ``prefix``.
+``|||``) and what the translation begins with; a JSON object has them as ``use``, ``avoid`` and ``prefix``. A glossary
+adds to the phrases to use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nmt.decoding.hypothesis import Hypothesis
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # links need numpy, and few ask for links
 
     from nmt.alignment.aligner import Units
     from nmt.alignment.links import Links
+    from nmt.decoding.glossary import Glossary
 
 __all__ = ["Align", "Format", "Record", "Style", "is_of", "number_of", "read", "render"]
 
@@ -57,6 +59,7 @@ class Style:
     align: Align | None = None
     units: Units = "words"
     constraints: bool = False
+    glossary: Glossary | None = None
 
     @property
     def is_list(self) -> bool:
@@ -90,8 +93,12 @@ def read(line: str, style: Style, where: str) -> Record:
 
     Raises DataError for what is no JSON object, has no ``source``, or has columns or fields of another kind.
     """
-    if style.format == "jsonl":
-        return _read_json(line, style, where)
+    record = _read_json(line, style, where) if style.format == "jsonl" else _read_text(line, style, where)
+    return record if style.glossary is None else replace(record, request=style.glossary.ask(record.request))
+
+
+def _read_text(line: str, style: Style, where: str) -> Record:
+    """A line, or the columns of one."""
     if not style.constraints:
         return Record(Request(line))
     text, *columns = line.split("\t")
@@ -271,7 +278,8 @@ def _json(record: Record, translation: Translation, found: Sequence[_Found], sty
         return ""
     told = [_object(one, style) for one in found]
     # What an earlier translation left unused is not said of this one, which would else seem to lack it too.
-    read = {name: value for name, value in record.fields.items() if name != "unmet" or not style.constraints}
+    asked = style.constraints or style.glossary is not None
+    read = {name: value for name, value in record.fields.items() if name != "unmet" or not asked}
     content = {**read, **told[0]} if style.nbest is None else {**read, "nbest": told}
     if style.nbest is not None:
         content["translation"] = found[0].hypothesis.text

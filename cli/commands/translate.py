@@ -61,6 +61,14 @@ def translate(
             "text or in fields of the JSON.",
         ),
     ] = False,
+    glossary: Annotated[
+        Path | None,
+        typer.Option(
+            "--glossary",
+            metavar="FILE",
+            help="Translate these terms so: a term a line, a tab, its translation; a term alone is kept as it is.",
+        ),
+    ] = None,
     continue_from: Annotated[
         Path | None,
         typer.Option("--continue-from", metavar="OUT", help="Go on with an interrupted output; names --output too."),
@@ -79,6 +87,7 @@ def translate(
     A blank line stays blank. What --beam and the other options of search are not given as, the run's recipe says.
     """
     with loading():
+        from nmt.decoding.glossary import Glossary
         from nmt.decoding.sharing import Sharing
         from nmt.decoding.translator import Translator
         from nmt.distributed import joined
@@ -87,7 +96,8 @@ def translate(
     if align is None and by_hand("align_units"):
         raise ConfigError("--align-units says what --align links: give that too, such as --align hard")
     units = align_units or "words"
-    style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints)
+    terms = None if glossary is None else Glossary.read(glossary)
+    style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints, terms)
     output = _output(output, continue_from)
     with joined() as ranks:
         if ranks.is_first and input != STANDARD:
@@ -139,7 +149,8 @@ def translate(
             if style.format == "jsonl" or style.constraints:
                 windows = _checked(windows, lambda line, number: read(line, style, f"{name}:{number}"), begun.lines)
             kept = None if continue_from is None else begun.kept
-            done = _write(sharing.out(windows, work, done=begun.lines), input, output, kept, line_buffered)
+            inputs = [input] if glossary is None else [input, glossary]
+            done = _write(sharing.out(windows, work, done=begun.lines), inputs, output, kept, line_buffered)
     for number, what in zip(met, ("translated in parts, being too long", "cut off, being too long"), strict=False):
         if number:
             console.note(f"{what}: {number:.0f} of {done} lines")
@@ -198,12 +209,14 @@ def _checked(windows: Iterator[list[str]], check: Callable[[str, int], object], 
         done += len(window)
 
 
-def _write(results: Iterator[list[str]], input: Path, output: Path, kept: int | None, line_buffered: bool) -> int:
+def _write(
+    results: Iterator[list[str]], inputs: Sequence[Path], output: Path, kept: int | None, line_buffered: bool
+) -> int:
     """Write lines as they come; gives how many there were."""
     done = 0
     with (
         WholeLines() as lines,
-        whole_output(output, inputs=[input], kept=kept) as writer,
+        whole_output(output, inputs=inputs, kept=kept) as writer,
         console.Progress("translating", unit="lines") as progress,
     ):
         for texts in results:

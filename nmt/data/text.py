@@ -16,6 +16,7 @@ import io
 import itertools
 import lzma
 import os
+import re
 import stat
 import sys
 import zlib
@@ -32,6 +33,7 @@ from nmt.files import lock
 __all__ = [
     "COMPRESSIONS",
     "DAMAGED",
+    "UNSPACED",
     "LineWriter",
     "OnBadBytes",
     "check_file",
@@ -50,6 +52,11 @@ OnBadBytes = Literal["error", "replace"]
 STANDARD = Path("-")
 COMPRESSIONS = (".gz", ".xz", ".bz2", ".zst")
 """The endings that :class:`LineWriter` compresses for, and that ``--data`` looks for."""
+
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u312f\u31a0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Chinese characters: words stand without spaces."""
 
 _MARK = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20

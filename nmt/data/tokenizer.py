@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import sentencepiece
 
+from nmt.data.text import UNSPACED
 from nmt.errors import CheckpointError, ConfigError, DataError, NmtError
 from nmt.files import written_whole
 
@@ -46,11 +47,6 @@ THREADS = 4
 """Threads in training, whatever the machine: another number gives another unigram model."""
 
 T = TypeVar("T")
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u312f\u31a0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-"""Thai, Lao, Burmese, Khmer, kana and Chinese characters: words stand without spaces."""
-
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _LINE_BREAKS = str.maketrans("\n\r", "  ")
 
@@ -210,7 +206,7 @@ class Tokenizer:
             if byte := _BYTE.fullmatch(piece):
                 value = int(byte[1], 16)
                 return chr(value).isalnum() if value < 0x80 else 0xC3 <= value <= 0xDF
-            return piece[:1].isalnum() and not _UNSPACED.match(piece)
+            return piece[:1].isalnum() and not UNSPACED.match(piece)
 
         return frozenset(number for number, piece in enumerate(self.pieces(range(len(self)))) if goes_on(piece))
 

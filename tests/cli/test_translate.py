@@ -467,6 +467,46 @@ def test_constraints_are_met_or_told(run: Path, tmp_path: Path, capfdbinary: Cap
     )
 
 
+def test_a_glossary_settles_how_terms_are_translated(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    """As the same phrases in columns do, line by line; with columns too it has both."""
+    glossary = write(tmp_path / "terms.tsv", text_of(["cat\tthe wolf", "tired dog\tbirds", "sings"]))
+    lines = ["the black cat sleeps .", "a dog", "", "the tired  dog sings ."]
+    columns = ["the black cat sleeps .\tthe wolf", "a dog", "", "the tired  dog sings .\tbirds ||| sings"]
+    options = ("--max-extra", "9", "--beam", "8")
+    found = translated(run, tmp_path, capfdbinary, "--glossary", str(glossary), *options, lines=lines)
+    assert found == translated(run, tmp_path, capfdbinary, "--constraints", *options, lines=columns)
+    assert "the wolf" in found[0]
+    assert found != translated(run, tmp_path, capfdbinary, *options, lines=lines)
+    both = ("--glossary", str(glossary), "--constraints", *options)
+    assert translated(run, tmp_path, capfdbinary, *both, lines=["a cat\tbirds"]) == translated(
+        run, tmp_path, capfdbinary, "--constraints", *options, lines=["a cat\tbirds ||| the wolf"]
+    )
+
+
+def test_a_term_that_is_not_used_is_told(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    glossary = write(tmp_path / "terms.tsv", text_of(["dog\tthe tired wolf"]))
+    source = write(tmp_path / "in", text_of(['{"source": "a dog", "unmet": ["of another time"]}']))
+    command = ["translate", str(run), "-i", source, "--format", "jsonl", "--glossary", str(glossary), "--sampling"]
+    assert main(command) == 0
+    told = capfdbinary.readouterr()
+    assert json.loads(told.out)["unmet"] == ["the tired wolf"]
+    assert b"should use and does not: 1;" in told.err
+
+
+def test_a_glossary_that_is_none_ends_translation_before_anything_is_written(
+    run: Path, tmp_path: Path, capfdbinary: Capture
+) -> None:
+    source, out = write(tmp_path / "in", text_of(["a dog"])), tmp_path / "out"
+    glossary = write(tmp_path / "terms.tsv", text_of(["dog\tchien\tchiot"]))
+    assert main(["translate", str(run), "-i", source, "-o", str(out), "--glossary", glossary]) == 3
+    told = capfdbinary.readouterr()
+    assert told.err == f"nmt: error: {glossary}:1: 3 columns: there are a term and its translation\n".encode()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == []
+    write(tmp_path / "terms.tsv", text_of(["dog\tchien"]))
+    assert main(["translate", str(run), "-i", source, "-o", glossary, "--glossary", glossary]) == 2
+    assert b"is read and written at once" in capfdbinary.readouterr().err
+
+
 def test_samples_groups_and_risk_through_the_shell(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
     samples = translated(run, tmp_path, capfdbinary, "--sampling", "--nbest", "4", "--seed", "3")
     assert samples == translated(run, tmp_path, capfdbinary, "--sampling", "--nbest", "4", "--seed", "3")

@@ -378,7 +378,8 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on_as_if_it_ha
         return torchrun(
             python,
             *verb,
-            *("--set", "training.max_steps=60", "--set", "training.validate_every=30"),
+            # long enough for the kill to come before a validation, which talks to nobody and is not cut short
+            *("--set", "training.max_steps=120", "--set", "training.validate_every=60"),
             *options,
             environment={"XDG_CACHE_HOME": str(tmp_path)},
         )

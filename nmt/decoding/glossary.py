@@ -1,0 +1,104 @@
+"""Terms whose translation is settled: where a line has one, its translation has to use what the glossary says."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from nmt.data.text import UNSPACED, read_lines
+from nmt.decoding.request import Request
+from nmt.errors import DataError
+
+__all__ = ["Glossary"]
+
+
+class Glossary:
+    """Terms of the source, each with its translation.
+
+    A term is found as whole words, whatever space stands between them, and as it is written or with a capital in front,
+    as where it begins a sentence; in scripts without spaces every character is a word. Of the terms that begin at one
+    word the longest is taken, and the search goes on behind it. Raises DataError as :meth:`add` does.
+    """
+
+    def __init__(self, translations: Mapping[str, str] | None = None) -> None:
+        self._terms: dict[str, dict[tuple[str, ...], str]] = {}
+        for term, translation in (translations or {}).items():
+            self.add(term, translation)
+
+    @classmethod
+    def read(cls, path: Path | str) -> Glossary:
+        """A glossary in a file: a term a line, a tab, its translation; a term alone is kept as it is.
+
+        Blank lines say nothing. Raises DataError, with file and line, for what :meth:`add` does not take, for a line of
+        more columns, for what is no text, and for a file without terms.
+        """
+        glossary, path = cls(), Path(path)
+        for number, line in enumerate(read_lines(path), 1):
+            if not line.strip():
+                continue
+            term, *more = line.split("\t")
+            if len(more) > 1:
+                raise DataError(f"{path}:{number}: {len(more) + 1} columns: there are a term and its translation")
+            try:
+                glossary.add(term, *(more or [term]))
+            except DataError as error:
+                raise DataError(f"{path}:{number}: {error}") from error
+        if not glossary._terms:
+            raise DataError(f"{path}: has no terms: a line is a term, a tab and its translation")
+        return glossary
+
+    def add(self, term: str, translation: str) -> None:
+        """Settle one more term. Raises DataError for a blank one, for none, and for a second, other translation."""
+        words, translation = tuple(_words(term)), translation.strip()
+        if not words or not translation:
+            raise DataError(f"no {'translation' if words else 'term'}; without the tab a term is kept as it is")
+        before = self._terms.setdefault(words[0], {}).setdefault(words, translation)
+        if before != translation:
+            raise DataError(f'"{term.strip()}" is "{translation}" here and "{before}" before: leave one out')
+
+    def phrases(self, text: str) -> tuple[str, ...]:
+        """The translations of the terms in ``text``, each once, in the order in which they are first asked for."""
+        words, place = _words(text), 0
+        found: dict[str, None] = {}
+        while place < len(words):
+            length, translation = self._longest(words, place)
+            if length:
+                found[translation] = None
+            place += length or 1
+        return tuple(found)
+
+    def ask(self, request: Request) -> Request:
+        """The request, with the translations of its terms behind the phrases to use that it has."""
+        more = [phrase for phrase in self.phrases(request.text) if phrase not in request.use]
+        return replace(request, use=(*request.use, *more)) if more else request
+
+    def _longest(self, words: list[str], place: int) -> tuple[int, str]:
+        """How many words the longest term at ``place`` has, and its translation; 0 where there is none."""
+        first = words[place]
+        longest = 0, ""
+        for spelt in dict.fromkeys((first, first[0].lower() + first[1:])):
+            for term, translation in self._terms.get(spelt, {}).items():
+                if len(term) > longest[0] and words[place + 1 : place + len(term)] == [*term[1:]]:
+                    longest = len(term), translation
+        return longest
+
+
+def _words(text: str) -> list[str]:
+    """Runs of letters and digits, and every other character but space by itself, each with the marks on it."""
+    words: list[str] = []
+    goes_on = after_space = False
+    for character in unicodedata.normalize("NFC", text):
+        kind = unicodedata.category(character)[0]
+        is_letter = kind in "LN" and not UNSPACED.match(character)
+        if character.isspace():
+            goes_on, after_space = False, True
+            continue
+        if words and not after_space and ((goes_on and is_letter) or kind == "M"):
+            words[-1] += character
+        else:
+            words.append(character)
+            goes_on = is_letter
+        after_space = False
+    return words
