@@ -251,7 +251,8 @@ class TokenizerConfig(Frozen):
 class GruEncoder(Frozen):
     """A stack of GRU layers, bidirectional as in Bahdanau et al. 2015; ``width`` counts both directions together.
 
-    In training ``recurrent_dropout`` drops weights between a state and the next (Merity et al. 2018, section 2).
+    In training ``recurrent_dropout`` drops weights between a state and the next, the same for all sentences of a batch
+    (Merity et al. 2018, section 2).
     """
 
     type: Literal["gru"]
@@ -271,7 +272,8 @@ class GruEncoder(Frozen):
 class LstmEncoder(Frozen):
     """A stack of LSTM layers (Luong et al. 2015 read left to right only); ``width`` counts both directions together.
 
-    In training ``recurrent_dropout`` drops weights between a state and the next (Merity et al. 2018, section 2).
+    In training ``recurrent_dropout`` drops weights between a state and the next, the same for all sentences of a batch
+    (Merity et al. 2018, section 2).
     """
 
     type: Literal["lstm"]
@@ -342,8 +344,8 @@ class GruDecoder(Frozen):
     ``attention`` is the score between a query and the annotations; its hidden layer has ``attention_width`` units
     (additive only). A ``conditional`` GRU moves twice a step and attends in between, so that its query has seen the
     last target token (Sennrich et al. 2017, section 2). ``readout`` is the width of the maxout layer before the output
-    layer; 0 makes it the embedding's. In training ``recurrent_dropout`` drops weights between a state and the next
-    (Merity et al. 2018, section 2).
+    layer; 0 makes it the embedding's. In training ``recurrent_dropout`` drops weights between a state and the next, the
+    same for all sentences of a batch (Merity et al. 2018, section 2).
     """
 
     type: Literal["gru"]
@@ -361,7 +363,8 @@ class LstmDecoder(Frozen):
     """The decoder of Luong et al. 2015: attends with h_t, after the recurrence.
 
     With ``input_feeding`` the attentional vector of one step is part of the next step's input (section 3.3). In
-    training ``recurrent_dropout`` drops weights between a state and the next (Merity et al. 2018, section 2).
+    training ``recurrent_dropout`` drops weights between a state and the next, none of those of input feeding, the same
+    for all sentences of a batch (Merity et al. 2018, section 2).
     """
 
     type: Literal["lstm"]

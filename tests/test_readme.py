@@ -7,6 +7,7 @@ their ``python`` is one that has torch loaded, so that it takes seconds.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -104,7 +105,7 @@ def test_every_recipe_is_one() -> None:
 def test_every_verb_is_shown() -> None:
     from nmt_cli.main import VERBS
 
-    shown = {match for command in [*commands(), README] for match in re.findall(r"\bnmt (\w+)", command)}
+    shown = {match for command in commands() for match in re.findall(r"\bnmt (\w+)", command)}
     assert set(VERBS) - {"demo"} <= shown
     assert "`make demo`" in README
 
@@ -168,6 +169,22 @@ def test_every_error_is_raised_somewhere() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     ours = [name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, errors.NmtError)]
     assert [name for name in ours if not re.search(rf"\b{name}\(", code)] == []
+
+
+def test_the_map_says_of_a_module_what_its_docstring_begins_with() -> None:
+    """But for markup, of which the map has none or less."""
+
+    def plain(text: str) -> str:
+        return re.sub(r":\w+:|`", "", " ".join(text.split()))
+
+    block = next(block for block in blocks("text") if "nmt/config.py" in block)
+    unlike = []
+    for name, told in (line.split(maxsplit=1) for line in block.splitlines() if line):
+        if name.endswith(".py") and "*" not in name:
+            docstring = ast.get_docstring(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+            if docstring and not plain(docstring).startswith(plain(told)):
+                unlike.append(f"{name}: {told}")
+    assert unlike == []
 
 
 def test_the_map_has_every_file_and_no_other(tracked: set[str]) -> None:

@@ -418,6 +418,7 @@ def load_dataset(corpus: DatasetsCorpus) -> Any:
     import datasets
     from datasets.packaged_modules.text.text import Text
 
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a server would be told that something is read, a local file too
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)  # what fails is said by the error raised here, on one line
     try:

@@ -120,15 +120,16 @@ def recurrent_weights_dropped(rnn: nn.GRU | nn.LSTM, dropout: Dropout) -> Iterat
         return
     whole: list[Tensor] = rnn._flat_weights  # type: ignore[assignment]
     names: list[str] = rnn._flat_weights_names
-    rnn._flat_weights = [
+    drawn = [
         dropout(weight) if name.startswith("weight_hh") else weight for name, weight in zip(names, whole, strict=True)
     ]
-    try:
-        with warnings.catch_warnings():  # cuDNN gathers weights that do not lie side by side, and says so
+    with contextlib.ExitStack() as stack:
+        if whole[0].is_cuda:  # cuDNN gathers weights that do not lie side by side, and says so
+            stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
-            yield
-    finally:
-        rnn._flat_weights = whole  # type: ignore[assignment]
+        stack.callback(setattr, rnn, "_flat_weights", whole)
+        rnn._flat_weights = drawn
+        yield
 
 
 def initialize_recurrent(input_product: nn.Linear, hidden_product: nn.Linear, *, gates: int) -> None:

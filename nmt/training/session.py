@@ -92,13 +92,13 @@ def train(
     contract, CheckpointError for a run that cannot be gone on with.
     """
     check(recipe, session)
+    device = _device(session.device, ranks)
     ranks.wait()  # until all have looked at a folder in which nothing has been written yet
     assert recipe.data.valid is not None
     began, cpu_began = session.began or time.monotonic(), time.process_time()
     keep_freed_memory()
     keep_few_kernels()
     with alone_in(session.folder, reporter.warn) if ranks.is_first else contextlib.nullcontext():
-        device = _device(session.device, ranks)
         for corpus in (*recipe.data.train, recipe.data.valid, recipe.data.test):
             if corpus is not None:
                 check_files(corpus)
@@ -379,9 +379,11 @@ def _check_agreed(recipe: Recipe, state: TrainingState, device: torch.device, ra
 
 
 def _drops(values: Mapping[str, Any]) -> bool:
-    """Whether a part of a recipe has dropout of any kind."""
+    """Whether a part of a recipe drops units, others in each of two passes. (Both are one loop over one matrix.)"""
     return any(
-        _drops(value) if isinstance(value, Mapping) else name.endswith("dropout") and value > 0
+        _drops(value)
+        if isinstance(value, Mapping)
+        else name.endswith("dropout") and name != "recurrent_dropout" and value > 0
         for name, value in values.items()
     )
 

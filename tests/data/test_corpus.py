@@ -131,6 +131,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
 
+def test_nobody_is_told_that_a_file_is_read(cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``datasets`` would count what it loads, on a server of others."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    told: list[str] = []
+    monkeypatch.setattr(datasets.load, "get_session", lambda: told.append("asked"))
+    assert list(read_pairs(dataset(csv(tmp_path) / "train.csv")))
+    assert told == []
+
+
 def dataset(path: Path, **options: Any) -> DatasetsCorpus:
     return DatasetsCorpus.model_validate(
         {"format": "datasets", "dataset": str(path), "source": "en", "target": "fr", **options}

@@ -1,4 +1,4 @@
-"""The recurrent cells against torch's nn.GRUCell and nn.LSTMCell, and how they start."""
+"""The recurrent cells against torch's nn.GRUCell and nn.LSTMCell, how they start, what training drops of them."""
 
 from __future__ import annotations
 

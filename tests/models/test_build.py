@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -303,6 +304,35 @@ def test_each_dropout_has_its_own_probability(family: str) -> None:
     embeddings = {"encoder.embedding.dropout": 0.4, "decoder.embedding.dropout": 0.4}
     words = {"encoder.embedding.word_dropout": 0.1, "decoder.embedding.word_dropout": 0.1}
     assert found == {**PLACES[family], **embeddings, **words}
+
+
+@pytest.mark.parametrize("kind", [{**GRU, "conditional": True}, GRU, LSTM], ids=["conditional", "gru", "lstm"])
+def test_every_recurrence_goes_round_by_what_is_left_of_its_matrices(
+    kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training a model computes what one computes that never had the entries which are dropped."""
+
+    def kept(shape: torch.Size) -> torch.Tensor:
+        return (torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape))) > 0.4).double() * 2
+
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: x * kept(x.shape) if self.probability else x)
+    plain = {key: value for key, value in kind.items() if key != "conditional"} | {"layers": 2, "dropout": 0.0}
+    parts: dict[str, Any] = {"encoder": {**plain, "recurrent_dropout": 0.5}}
+    parts["decoder"] = {**kind, "layers": 2, "dropout": 0.0, "recurrent_dropout": 0.5}
+    model = build(ModelConfig.model_validate(small(**parts, embedding_dropout=0.0)), 17, 19).double()
+    batch = new_batch()
+    found = model.train()(batch).features
+    changed = set()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if re.search(r"weight_hh|hidden\.weight|second\.weight", name):
+                weight.mul_(kept(weight.shape))
+                changed.add(name)
+    assert len(changed) == (7 if "conditional" in kind else 6)
+    for part in model.modules():
+        if isinstance(part, Dropout):
+            part.probability = 0.0
+    torch.testing.assert_close(found, model(batch).features)
 
 
 @pytest.mark.parametrize("kind", [GRU, LSTM], ids=["gru", "lstm"])

@@ -54,6 +54,7 @@ CHANCE = (
     "training.consistency=1",
     "training.consistency_start=0.5",
 )
+RECURRENT_CHANCE = ("model.encoder.recurrent_dropout=0.1", "model.decoder.recurrent_dropout=0.1")
 #: Figures that are other ones each time, however exact the run.
 TIMES = {
     *("seconds", "cpu_seconds", "elapsed", "waiting", "memory", "tokens_per_second"),
@@ -65,8 +66,9 @@ GRACEFUL = {signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGINT: 130}
 def family_recipe(corpus: Path, family: str, steps: int) -> Recipe:
     """All that chance and memory have a part in: dropout, subword sampling, an average, patience, a schedule."""
     every = max(3, steps // 20)
+    round_ = () if family == "transformer" else RECURRENT_CHANCE
     return small_recipe(
-        corpus, family, family, *CHANCE,
+        corpus, family, family, *CHANCE, *round_,
         f"training.max_steps={steps}", f"training.validate_every={2 * every}", f"training.save_every={every}",
         "training.log_every=1", "training.average=2", f"training.patience={steps}", "training.metric=bleu",
         "training.validation_beam=1", f"training.schedule={FAMILIES[family]}",

@@ -45,7 +45,10 @@ SHORT = (
     "training.log_every=1",
     "training.average=2",
 )
-CHANCE = ("tokenizer.sampling=0.1", "model.encoder.dropout=0.2", "model.decoder.dropout=0.2")
+CHANCE = (
+    *("tokenizer.sampling=0.1", "model.encoder.dropout=0.2", "model.decoder.dropout=0.2"),
+    "model.decoder.recurrent_dropout=0.2",
+)
 
 
 def recipe(corpus: Path, encoder: str = "gru", decoder: str = "gru", *settings: str) -> Recipe:

@@ -179,6 +179,11 @@ def test_another_model_is_refused(setting: str, words: str, corpus: Path, field:
     train(tuned(run, field, *others), session(tmp_path / "new"), Recorder())
 
 
+def test_what_drops_weights_makes_no_other_model(corpus: Path, field: Path, tmp_path: Path) -> None:
+    run = trained(corpus, tmp_path / "run", "gru", "gru")
+    train(tuned(run, field, "model.decoder.recurrent_dropout=0.1"), session(tmp_path / "new"), Recorder())
+
+
 def test_other_tokenizers_are_refused(corpus: Path, field: Path, tmp_path: Path) -> None:
     run = trained(corpus, tmp_path / "run", "gru", "gru")
     trained(corpus, tmp_path / "other", "gru", "gru", "tokenizer.vocabulary=290")

@@ -128,6 +128,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
         "tokenizer.sampling=0.1", f"model.encoder.dropout={0.2}", f"model.decoder.dropout={0.2}",
         "training.accumulate=2", f"training.optimizer={optimizer}", "training.embedding_rate=3",
     )  # fmt: skip
+    if family != "transformer":
+        settings += ("model.encoder.recurrent_dropout=0.2", "model.decoder.recurrent_dropout=0.2")
     wanted = recipe(corpus, family, family, *settings)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     train(wanted, session(straight), Recorder())
@@ -899,10 +901,12 @@ def test_a_warm_up_that_outlasts_the_run_is_warned_of(corpus: Path, tmp_path: Pa
 
 
 def test_two_passes_of_which_nothing_is_dropped_are_warned_of(corpus: Path, tmp_path: Path) -> None:
-    for dropout, warned in ((0.0, True), (0.1, False)):
+    for number, (dropped, warned) in enumerate(
+        (("dropout=0.0", True), ("dropout=0.1", False), ("recurrent_dropout=0.1", True))
+    ):
         told = Recorder()
-        settings = "training.consistency=1", "training.max_steps=1", f"model.encoder.dropout={dropout}"
-        train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / str(dropout)), told)
+        settings = "training.consistency=1", "training.max_steps=1", f"model.encoder.{dropped}"
+        train(recipe(corpus, "gru", "gru", *settings), session(tmp_path / str(number)), told)
         assert any("nothing is dropped" in warning for warning in told.warnings) == warned
 
 
