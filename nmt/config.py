@@ -177,8 +177,9 @@ class DataConfig(Frozen):
 
     ``source`` and ``target`` are language codes: names for reports, and the endings of the files ``--data`` looks for.
     A filter set to 0 is off. ``max_length`` counts subword tokens of the longer side, ``max_ratio`` is the longer
-    length over the shorter. Pairs with a blank side are always dropped as pairs. The weight of a corpus is the number
-    of times its pairs are seen per epoch, fractions drawn anew each epoch.
+    length over the shorter, ``drop_held_out`` leaves out pairs that share a line, source or target, with ``valid`` or
+    ``test``. Pairs with a blank side are always dropped as pairs. The weight of a corpus is the number of times its
+    pairs are seen per epoch, fractions drawn anew each epoch.
     """
 
     source: str = "source"
@@ -189,6 +190,7 @@ class DataConfig(Frozen):
     max_length: int = Field(default=250, ge=0)
     max_ratio: float = Field(default=0.0, ge=0.0)
     drop_duplicates: bool = False
+    drop_held_out: bool = False
 
     @model_validator(mode="after")
     def _stream(self) -> DataConfig:

@@ -117,7 +117,12 @@ def _read_tokenizers(path: Path) -> Tokenizers:
 
 
 def ready_overlaps(data: DataConfig, folder: Path) -> list[Overlap]:
-    """What :func:`~nmt.data.filters.find_overlaps` finds, looked for if it is not in ``folder``."""
+    """What :func:`~nmt.data.filters.find_overlaps` finds, looked for if it is not in ``folder``.
+
+    That is nothing where ``data.drop_held_out`` leaves such pairs out.
+    """
+    if data.drop_held_out:
+        return []
     held_out = [None if corpus is None else digest_corpus(corpus) for corpus in (data.valid, data.test)]
     path = folder / f"{_key(data, held_out)}.overlaps.json"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):

@@ -7,7 +7,7 @@ that holds in the order of :data:`REASONS`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "FilterReport",
     "Filters",
     "HashSet",
+    "HeldOutLines",
     "Overlap",
     "find_overlaps",
     "hash_texts",
@@ -32,6 +33,7 @@ __all__ = [
 REASONS = {
     "blank": "with a blank side",
     "duplicate": "seen before",
+    "held_out": "sharing a line with data.valid or data.test",
     "length": "longer than data.max_length",
     "ratio": "beyond data.max_ratio",
 }
@@ -90,14 +92,19 @@ class Filters:
         return keep
 
 
-def judge(source: Numbers, target: Numbers, data: DataConfig) -> Reasons:
-    """Why each of some pairs, of so many tokens a side, is dropped: which of :data:`REASONS`, from 1, or 0 for none."""
+def judge(source: Numbers, target: Numbers, data: DataConfig, held_out: npt.NDArray[np.bool_] | None = None) -> Reasons:
+    """Why each of some pairs, of so many tokens a side, is dropped: which of :data:`REASONS`, from 1, or 0 for none.
+
+    ``held_out`` says of which a side is held out, where that is asked for (:class:`HeldOutLines`).
+    """
     longer, shorter = np.maximum(source, target), np.minimum(source, target)
     reasons = np.zeros(len(source), dtype=np.uint8)
     if data.max_ratio:
         reasons[longer > data.max_ratio * shorter] = _NUMBERS["ratio"]
     if data.max_length:
         reasons[longer > data.max_length] = _NUMBERS["length"]
+    if held_out is not None:
+        reasons[held_out] = _NUMBERS["held_out"]
     reasons[shorter == 0] = _NUMBERS["blank"]  # a text of nothing but zero-width characters has no tokens
     return reasons
 
@@ -167,8 +174,23 @@ class Overlap:
         return (
             f"data.{self.split} ({self.name}): {self.pairs} of {self.total} pairs also stand in data.train, "
             f"and so do {self.sources} source and {self.targets} target lines (the first is line {self.first}); "
-            f"scores on it will look better than they are"
+            f"scores on it will look better than they are; --set data.drop_held_out=true leaves such pairs out"
         )
+
+
+class HeldOutLines:
+    """The lines of the validation and test sets, by side; blank ones are nobody's. Raises DataError as readers do."""
+
+    def __init__(self, data: DataConfig) -> None:
+        pairs = [pair for corpus in (data.valid, data.test) if corpus is not None for pair in read_pairs(corpus)]
+        self.sources = frozenset(pair.source for pair in pairs if not is_blank(pair.source))
+        self.targets = frozenset(pair.target for pair in pairs if not is_blank(pair.target))
+
+    def have(self, sources: Sequence[str], targets: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Of which pairs a side is among them."""
+        sides = zip(sources, targets, strict=True)
+        found = (source in self.sources or target in self.targets for source, target in sides)
+        return np.fromiter(found, dtype=np.bool_, count=len(sources))
 
 
 def find_overlaps(data: DataConfig) -> list[Overlap]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nmt.config import DataConfig
 from nmt.data.corpus import Chunk
-from nmt.data.filters import Hashes, Reasons, hash_texts, is_blank, judge
+from nmt.data.filters import Hashes, HeldOutLines, Reasons, hash_texts, is_blank, judge
 from nmt.data.ragged import Ragged
 from nmt.data.tokenizer import Tokenizers
 
@@ -36,10 +36,14 @@ class Prepared:
 
 
 class Preparer:
-    """Tokenises chunks by a recipe's tokenizers and finds what its filters ask for."""
+    """Tokenises chunks by a recipe's tokenizers and finds what its filters ask for.
+
+    Raises DataError where they ask for the lines of held-out sets, and these cannot be read.
+    """
 
     def __init__(self, data: DataConfig, tokenizers: Tokenizers) -> None:
         self._data, self._tokenizers = data, tokenizers
+        self._held_out = HeldOutLines(data) if data.drop_held_out else None
 
     def __call__(self, chunk: Chunk) -> Prepared:
         """Prepare a chunk. Raises DataError, with file and line, for bytes that are not UTF-8."""
@@ -51,10 +55,11 @@ class Preparer:
         source_ids = self._tokenizers.source.encode_batch(sources)
         target_ids = self._tokenizers.target.encode_batch(targets)
         source_bytes, target_bytes = ([text.encode() for text in side] for side in (sources, targets))
+        held_out = None if self._held_out is None else self._held_out.have(sources, targets)
         pairs = zip(source_bytes, target_bytes, strict=True) if self._data.drop_duplicates else ()
         return Prepared(
             read,
-            judge(source_ids.lengths, target_ids.lengths, self._data),
+            judge(source_ids.lengths, target_ids.lengths, self._data, held_out),
             hash_texts(b"%b\n%b" % pair for pair in pairs),
             source_ids,
             target_ids,

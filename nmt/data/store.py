@@ -152,11 +152,12 @@ def prepare(
 
 def name_of(data: DataConfig, tokenizers: Tokenizers, digests: Sequence[str]) -> str:
     """A name for all that decides what a store holds; ``digests`` are those of the training corpora."""
+    held_out = [one and digest_corpus(one) for one in (data.valid, data.test)] if data.drop_held_out else []
     parts = {
         "format": FORMAT,
         "corpora": digests,
         "tokenizers": [tokenizers.source.digest, tokenizers.target.digest],
-        "filters": [data.max_length, data.max_ratio, data.drop_duplicates],
+        "filters": [data.max_length, data.max_ratio, data.drop_duplicates, *held_out],
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 

@@ -204,8 +204,14 @@ def _source(
     how["sampling"] = recipe.tokenizer.sampling
     if (corpus := recipe.data.stream) is not None:
         digest = digest_corpus(corpus)
-        _check_same_data(state, digest, [digest], [corpus], session)
-        reporter.note(f"{describe(corpus)}: read as it comes; it is not searched for validation and test lines")
+        drops = recipe.data.drop_held_out
+        name = name_of(recipe.data, run.tokenizers, [digest]) if drops else digest
+        _check_same_data(state, name, [digest], [corpus], session)
+        if not drops:
+            reporter.note(
+                f"{describe(corpus)}: read as it comes; it is not searched for validation and test lines, which "
+                f"data.drop_held_out leaves out"
+            )
         source = StreamSource(recipe.data, run.tokenizers, **how, note=reporter.note)
         return source, (recipe.data.max_length or LARGEST,) * 2
     if recipe.data.test is not None and ranks.is_first:  # looked for in training later on: a fault in it is told now

@@ -66,6 +66,8 @@ def test_overlaps_are_those_of_the_held_out_sets(corpus: Path, tmp_path: Path) -
     leaking = data.model_copy(update={"test": data.train[0]})
     for one in (data, leaking, leaking):
         assert ahead.ready_overlaps(one, tmp_path) == find_overlaps(one)
+    assert ahead.ready_overlaps(leaking, tmp_path)
+    assert ahead.ready_overlaps(leaking.model_copy(update={"drop_held_out": True}), tmp_path) == []
 
 
 def test_what_cannot_be_prepared_is_refused_in_a_line(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nmt.config import DataConfig, TextCorpus
-from nmt.data.filters import Filters, HashSet, Reasons, find_overlaps, hash_texts, is_blank, judge
+from nmt.data.filters import Filters, HashSet, HeldOutLines, Reasons, find_overlaps, hash_texts, is_blank, judge
 
 
 def reasons(data: DataConfig, *lengths: tuple[int, int]) -> Reasons:
@@ -32,7 +32,7 @@ def test_duplicates_are_pairs_seen_before_in_any_chunk() -> None:
         new = filters.seen.add(hash_texts(text.encode() for text in texts))
         keep = filters.keep(len(texts), reasons(data, *[(1, long if text == "b" else 1) for text in texts]), new)
         assert "".join(text for text, is_kept in zip(texts, keep, strict=True) if is_kept) == kept
-    assert filters.report.dropped == {"blank": 0, "duplicate": 3, "length": 1, "ratio": 0}
+    assert filters.report.dropped == {"blank": 0, "duplicate": 3, "held_out": 0, "length": 1, "ratio": 0}
     assert Filters(DataConfig()).seen is None
 
 
@@ -41,7 +41,7 @@ def test_lengths_and_ratios_count_tokens_and_each_pair_once() -> None:
     filters = Filters(data)
     judged = reasons(data, (5, 3), (6, 6), (2, 5), (1, 2), (1, 9), (0, 4))
     assert filters.keep(6, judged).tolist() == [True, False, False, True, False, False]
-    assert filters.report.dropped == {"blank": 1, "duplicate": 0, "length": 2, "ratio": 1}
+    assert filters.report.dropped == {"blank": 1, "duplicate": 0, "held_out": 0, "length": 2, "ratio": 1}
     assert filters.report.text() == (
         "training pairs: 2 of 6 kept, dropped 1 with a blank side, 2 longer than data.max_length, "
         "1 beyond data.max_ratio"
@@ -92,8 +92,24 @@ def test_held_out_lines_that_stand_in_training_are_found(tmp_path: Path) -> None
     assert (valid.total, valid.pairs, valid.sources, valid.targets, valid.first) == (5, 1, 3, 3, 2)
     assert valid.text() == (
         f"data.valid ({tmp_path}/valid.en and {tmp_path}/valid.fr): 1 of 5 pairs also stand in data.train, "
-        f"and so do 3 source and 3 target lines (the first is line 2); scores on it will look better than they are"
+        f"and so do 3 source and 3 target lines (the first is line 2); scores on it will look better than they are; "
+        "--set data.drop_held_out=true leaves such pairs out"
     )
+
+
+def test_pairs_that_share_a_line_with_a_held_out_set_are_dropped(tmp_path: Path) -> None:
+    data = DataConfig(
+        valid=corpus(tmp_path, "valid", [("a", "A"), ("", "X")]), test=corpus(tmp_path, "test", [("b", "B")])
+    )
+    pairs = [("a", "A"), ("a", "new"), ("new", "B"), ("A", "a"), ("new", "X"), ("a", "")]
+    found = HeldOutLines(data).have([one for one, _ in pairs], [other for _, other in pairs])
+    assert found.tolist() == [True, True, True, False, True, True]
+    filters = Filters(data)
+    lengths = np.array([1, 1, 1, 1, 9, 1]), np.array([1, 1, 1, 1, 1, 0])
+    judged = judge(*lengths, data.model_copy(update={"max_ratio": 2.0}), found)
+    assert filters.keep(6, judged).tolist() == [False, False, False, True, False, False]
+    assert filters.report.dropped == {"blank": 1, "duplicate": 0, "held_out": 4, "length": 0, "ratio": 0}
+    assert "dropped 1 with a blank side, 4 sharing a line with data.valid or data.test" in filters.report.text()
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -316,6 +316,25 @@ def test_as_many_processes_as_one_likes_make_the_same(
     assert contents(prepare(data, tokenizers, tmp_path / "store", workers=1).folder) == wanted
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pairs_of_held_out_lines_are_left_out_and_other_sets_make_another_store(
+    workers: int, tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, many: None
+) -> None:
+    valid = corpus(tmp_path / "in", "valid", [(ROWS[3][0], "other")])
+    dropping = data.model_copy(update={"valid": valid, "drop_held_out": True})
+    store = prepare(dropping, tokenizers, tmp_path / "store", workers=workers)
+    assert [pair.source for pair in store.texts(np.arange(len(store)))] == [one for one, _ in ROWS if one != ROWS[3][0]]
+    assert "1 sharing a line with data.valid or data.test" in store.report.text()
+    test = corpus(tmp_path / "in", "test", [("other", ROWS[5][1])])
+    more = prepare(dropping.model_copy(update={"test": test}), tokenizers, tmp_path / "store", workers=workers)
+    assert more.folder != store.folder
+    assert len(more) == len(store) - sum(other == ROWS[5][1] for _, other in ROWS)
+    keeping = dropping.model_copy(update={"drop_held_out": False})
+    assert (
+        prepare(keeping, tokenizers, tmp_path / "store").folder == prepare(data, tokenizers, tmp_path / "store").folder
+    )
+
+
 def test_what_a_process_finds_wrong_is_said_as_one_process_would(
     tmp_path: Path, data: DataConfig, tokenizers: Tokenizers, many: None
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import pytest
 
-from nmt.config import DataConfig, DatasetsCorpus, TokenizerConfig, parse_recipe
+from nmt.config import DataConfig, DatasetsCorpus, TextCorpus, TokenizerConfig, parse_recipe
 from nmt.data import batching, streaming
 from nmt.data.ahead import prepare_ahead
 from nmt.data.batching import Batch, Mark
@@ -105,6 +105,17 @@ def test_a_pass_has_every_pair_once_and_no_blank_one(
     assert (
         one.startswith("the first window of ") and "training pairs: 28 of 33 kept, dropped 5 with a blank side" in one
     )
+
+
+def test_held_out_lines_are_left_out_of_a_stream(tmp_path: Path, tokenizers: Tokenizers) -> None:
+    (tmp_path / "held").mkdir()
+    for side, line in (("en", LINES[1]), ("fr", "other")):
+        (tmp_path / "held" / f"valid.{side}").write_text(f"{line}\n")
+    valid = TextCorpus(source=tmp_path / "held" / "valid.en", target=tmp_path / "held" / "valid.fr")
+    (tmp_path / "in").mkdir()
+    source = source_of(stream_of(json_lines(tmp_path / "in"), valid=valid, drop_held_out=True), tokenizers)
+    seen = Counter(pair for _, make in source.plan(0) for pair in texts(make(), tokenizers))
+    assert seen == Counter((row["en"], row["fr"]) for row in rows() if row["fr"] != " " and row["en"] != LINES[1])
 
 
 @pytest.mark.parametrize(("write", "sampling"), [(json_lines, 0.2), (parquet, 0.0), (saved, 0.2)])
