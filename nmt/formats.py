@@ -94,7 +94,9 @@ def read(line: str, style: Style, where: str) -> Record:
     Raises DataError for what is no JSON object, has no ``source``, or has columns or fields of another kind.
     """
     record = _read_json(line, style, where) if style.format == "jsonl" else _read_text(line, style, where)
-    return record if style.glossary is None else replace(record, request=style.glossary.ask(record.request))
+    return (
+        record if style.glossary is None else replace(record, request=replace(record.request, glossary=style.glossary))
+    )
 
 
 def _read_text(line: str, style: Style, where: str) -> Record:

@@ -96,6 +96,8 @@ def translate(
     if align is None and by_hand("align_units"):
         raise ConfigError("--align-units says what --align links: give that too, such as --align hard")
     units = align_units or "words"
+    if glossary == STANDARD:
+        raise ConfigError("--glossary -: name a file; standard input has the text")
     terms = None if glossary is None else Glossary.read(glossary)
     style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints, terms)
     output = _output(output, continue_from)
@@ -106,6 +108,12 @@ def translate(
             translator = Translator.load(*run, which=checkpoint, device=device, threads=threads, **as_given(search))
         attention, words = style.align is not None, style.confidence
         translator.check(nbest or 1, attention=attention)
+        if terms is not None and not translator.engine.takes_phrases:
+            if by_hand("glossary"):
+                raise ConfigError(
+                    "--glossary: CTranslate2 cannot; use the run itself or an export to onnx, or leave it out"
+                )
+            style = replace(style, glossary=None)
         name = "stdin" if input == STANDARD else str(input)
         met = [0.0, 0.0, 0.0]
 
@@ -140,7 +148,7 @@ def translate(
                 if pairs and not any(is_of(line, one.text, style) for line, one in pairs):
                     raise DataError(
                         f"{continue_from}: its last lines are no translations of what stands there in {name}: is it of "
-                        f"another text, model or search? Leave out --continue-from to begin anew"
+                        f"another text, model, search or glossary? Leave out --continue-from to begin anew"
                     )
 
             windows = input_windows(

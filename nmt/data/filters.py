@@ -53,7 +53,10 @@ class FilterReport:
     """How many pairs were read, and how many were dropped for each reason."""
 
     read: int = 0
-    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:  # one that was written down before may not know of every reason
+        self.dropped = {**dict.fromkeys(REASONS, 0), **self.dropped}
 
     @property
     def kept(self) -> int:
@@ -174,7 +177,8 @@ class Overlap:
         return (
             f"data.{self.split} ({self.name}): {self.pairs} of {self.total} pairs also stand in data.train, "
             f"and so do {self.sources} source and {self.targets} target lines (the first is line {self.first}); "
-            f"scores on it will look better than they are; --set data.drop_held_out=true leaves such pairs out"
+            f"scores on it will look better than they are; data.drop_held_out = true leaves pairs with such a line out "
+            f"of a training"
         )
 
 

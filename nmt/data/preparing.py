@@ -1,4 +1,4 @@
-"""What is done to a chunk of pairs on its way into a store; it needs nothing but the chunk, so that many can do it."""
+"""What is done to a chunk of pairs on its way into a store; it needs no other chunk, so that many can do it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Prepared:
     """A chunk of ``read`` pairs without those that have a blank side: R are left.
 
     Attributes:
-        reasons: (R) why each would be dropped for its lengths, as :func:`~nmt.data.filters.judge` says.
+        reasons: (R) why each would be dropped by itself, as :func:`~nmt.data.filters.judge` says.
         hashes: (R) the hash of each pair's text; none where duplicates are kept.
         source_ids, target_ids, source_text, target_text: (R) rows each, the texts in bytes of UTF-8.
     """

@@ -1,7 +1,7 @@
 """Token ids on disk: tokenised once, memory-mapped ever after.
 
 A store is a folder whose name is a hash of all that decides what is in it: the corpora's bytes, the tokenizers and the
-filters. It holds, for each side::
+filters, with the held-out sets whose lines they leave out. It holds, for each side::
 
     source.ids       every kept sentence's ids one after the other, uint16 or uint32
     source.offsets   int64, where each begins, and the end

@@ -179,11 +179,13 @@ def serve() -> None:
     with io.BufferedReader(io.FileIO(0)) as asked, contextlib.suppress(EOFError, BrokenPipeError):
         head, models = _receive(asked)
         source, *others = [Tokenizer(model.tobytes()) for model in models]
-        preparer = Preparer(DataConfig.model_validate(head["data"]), Tokenizers(source, *(others or [source])))
+        data, tokenizers = DataConfig.model_validate(head["data"]), Tokenizers(source, *(others or [source]))
+        preparer: Preparer | None = None
         while True:
             head, sides = _receive(asked)
             chunk = Chunk(sides[0].tobytes(), sides[1].tobytes(), head["first"], head["names"])
             try:
+                preparer = preparer or Preparer(data, tokenizers)  # which may find fault with the held-out sets
                 one = preparer(chunk)
             except Exception as error:
                 _send(answers, {"error": type(error).__name__, "message": str(error)}, [])

@@ -54,6 +54,8 @@ def cannot(config: DecodingConfig) -> list[str]:
 class CTranslate2Engine:
     """The engine of an export to CTranslate2."""
 
+    takes_phrases = False
+
     def __init__(self, export: Export, folder: Path, *, device: str = "auto", threads: int = 0) -> None:
         self.longest_source = export.longest_source
         self.longest_target = export.longest_target

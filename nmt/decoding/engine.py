@@ -21,9 +21,10 @@ class Engine(Protocol):
     """Finds translations of token ids.
 
     ``longest_source`` and ``longest_target`` bound what it can read and write, in tokens, EOS counted; None where
-    there is no bound.
+    there is no bound. ``takes_phrases`` says whether it can have a translation use phrases.
     """
 
+    takes_phrases: bool
     longest_source: int | None
     longest_target: int | None
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from nmt.data.text import UNSPACED, read_lines
-from nmt.decoding.request import Request
 from nmt.errors import DataError
 
 __all__ = ["Glossary"]
@@ -18,8 +16,10 @@ class Glossary:
     """Terms of the source, each with its translation.
 
     A term is found as whole words, whatever space stands between them, and as it is written or with a capital in front,
-    as where it begins a sentence; in scripts without spaces every character is a word. Of the terms that begin at one
-    word the longest is taken, and the search goes on behind it. Raises DataError as :meth:`add` does.
+    as where it begins a sentence; its translation is asked for as it is written. Apostrophes and hyphens part words; in
+    scripts without spaces every character is a word. Characters that look alike are alike (Unicode's form NFKC). Of the
+    terms that begin at one word the longest is taken, and the search goes on behind it. Raises DataError as :meth:`add`
+    does.
     """
 
     def __init__(self, translations: Mapping[str, str] | None = None) -> None:
@@ -51,7 +51,7 @@ class Glossary:
 
     def add(self, term: str, translation: str) -> None:
         """Settle one more term. Raises DataError for a blank one, for none, and for a second, other translation."""
-        words, translation = tuple(_words(term)), translation.strip()
+        words, translation = tuple(_words(term)), " ".join(translation.split())
         if not words or not translation:
             raise DataError(f"no {'translation' if words else 'term'}; without the tab a term is kept as it is")
         before = self._terms.setdefault(words[0], {}).setdefault(words, translation)
@@ -69,11 +69,6 @@ class Glossary:
             place += length or 1
         return tuple(found)
 
-    def ask(self, request: Request) -> Request:
-        """The request, with the translations of its terms behind the phrases to use that it has."""
-        more = [phrase for phrase in self.phrases(request.text) if phrase not in request.use]
-        return replace(request, use=(*request.use, *more)) if more else request
-
     def _longest(self, words: list[str], place: int) -> tuple[int, str]:
         """How many words the longest term at ``place`` has, and its translation; 0 where there is none."""
         first = words[place]
@@ -85,17 +80,28 @@ class Glossary:
         return longest
 
 
+ZERO_WIDTH_SPACE = "\u200b"
+
+_ALIKE = str.maketrans("\u2019\u2010", "'-")
+"""Typographic apostrophes and hyphens: NFKC leaves them as they are."""
+
+
 def _words(text: str) -> list[str]:
-    """Runs of letters and digits, and every other character but space by itself, each with the marks on it."""
+    """Runs of letters and digits, and every other character but space by itself, each with the marks on it.
+
+    Of characters that are not seen a zero-width space is a space, and the others are not there.
+    """
     words: list[str] = []
     goes_on = after_space = False
-    for character in unicodedata.normalize("NFC", text):
-        kind = unicodedata.category(character)[0]
-        is_letter = kind in "LN" and not UNSPACED.match(character)
-        if character.isspace():
+    for character in unicodedata.normalize("NFKC", text).translate(_ALIKE):
+        kind = unicodedata.category(character)
+        if character.isspace() or character == ZERO_WIDTH_SPACE:
             goes_on, after_space = False, True
             continue
-        if words and not after_space and ((goes_on and is_letter) or kind == "M"):
+        if kind == "Cf":
+            continue
+        is_letter = kind[0] in "LN" and not UNSPACED.match(character)
+        if words and not after_space and ((goes_on and is_letter) or kind[0] == "M"):
             words[-1] += character
         else:
             words.append(character)

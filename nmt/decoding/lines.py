@@ -68,13 +68,16 @@ class Part:
     """What is searched for on its own: a line, or a part of one that was too long.
 
     ``number`` is that of the line in the whole input, from 1; ``words`` says which word of the line a token comes from
-    (empty where nobody asks); ``joint`` stands between this part's translation and the next one's.
+    (empty where nobody asks); ``joint`` stands between this part's translation and the next one's; ``text`` is that of
+    the source, ``terms`` are the phrases that a glossary has this part use.
     """
 
     number: int
     source: Source
     words: tuple[int, ...] = ()
     joint: str = ""
+    text: str = ""
+    terms: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -146,7 +149,9 @@ class Lines:
                 limit,
             )
         self.counts.cut += 1
-        return replace(whole, source=Source(whole.tokens[:limit]), words=whole.words[:limit])
+        tokens = whole.tokens[:limit]
+        text = self.tokenizers.source.decode(tokens)
+        return replace(whole, source=Source(tokens), words=whole.words[:limit], text=text)
 
     def _split(self, line: str, whole: Part, words: bool) -> list[Part]:
         """A line that is too long as parts that are not, but for single sentences that can be read at once."""
@@ -176,13 +181,16 @@ class Lines:
         """A line, or what of it comes after ``before``."""
         joint = " " if text[-1].isspace() else ""
         if not words:
-            return Part(number, Source(tuple(self.tokenizers.source.encode(text))), joint=joint)
+            return Part(number, Source(tuple(self.tokenizers.source.encode(text))), joint=joint, text=text)
         tokens, own = self.tokenizers.source.encode_words(text)
         first = _word(before + text[: len(text) - len(text.lstrip())])
-        return Part(number, Source(tuple(tokens)), tuple(first + word for word in own), joint)
+        return Part(number, Source(tuple(tokens)), tuple(first + word for word in own), joint, text)
 
     def _ask(self, parts: list[Part], request: Request) -> list[Part]:
-        """The parts with what is asked of their translations: the first has what it begins with, and the phrases."""
+        """The parts with what is asked of their translations: the first has what it begins with, and the phrases.
+
+        What a glossary asks for is asked of the part that has the term.
+        """
         if request.is_plain or not parts:
             return parts
         avoid = self._phrases(request.avoid)
@@ -192,15 +200,20 @@ class Lines:
                 f"line {parts[0].number}: a translation cannot begin with a prefix of {len(prefix)} pieces: the model "
                 f"writes {self.longest_target - 1} at most, give it a shorter one"
             )
-        first = replace(
-            parts[0].source,
-            prefix=prefix,
-            use=self._phrases(request.use),
-            continuing=self.tokenizers.target.continuing if request.use else frozenset(),
-            avoid=avoid,
-        )
-        rest = [replace(part, source=replace(part.source, avoid=avoid)) for part in parts[1:]]
-        return [replace(parts[0], source=first), *rest]
+        asked = []
+        for place, part in enumerate(parts):
+            own = request.use if place == 0 else ()
+            terms = () if request.glossary is None else request.glossary.phrases(part.text)
+            terms = tuple(phrase for phrase in terms if phrase not in own)
+            source = replace(
+                part.source,
+                prefix=prefix if place == 0 else (),
+                use=self._phrases((*own, *terms)),
+                continuing=self.tokenizers.target.continuing if own or terms else frozenset(),
+                avoid=avoid,
+            )
+            asked.append(replace(part, source=source, terms=terms))
+        return asked
 
     def _phrases(self, phrases: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Phrases as the target's pieces; blank ones ask for nothing."""
@@ -215,8 +228,9 @@ class Lines:
         rows = [[replace(one, text=decode(one.tokens)) for one in row] for row in zip(*found, strict=False)]
         ranked = [(self._joined(parts, row), row) for row in rows]
         if len(parts) > 1:  # those of one part are in their order already
-            ranked.sort(key=lambda pair: (len(self._unmet(request, pair[0])), -pair[0].score))
-        unmet = tuple(self._unmet(request, one) for one, _ in ranked) if request.use else ()
+            ranked.sort(key=lambda pair: (len(self._unmet(request, parts, pair[1])), -pair[0].score))
+        asks = request.use or any(part.terms for part in parts)
+        unmet = tuple(self._unmet(request, parts, row) for _, row in ranked) if asks else ()
         self.counts.unmet += len(unmet[0] if unmet else request.use)  # a blank line uses none
         return Translation(
             source=request.text,
@@ -230,11 +244,16 @@ class Lines:
             target_pieces=tuple(tuple(self.tokenizers.target.pieces(one.tokens)) for one, _ in ranked) if words else (),
         )
 
-    def _unmet(self, request: Request, hypothesis: Hypothesis) -> tuple[str, ...]:
-        """The phrases that a translation should have used and does not."""
+    def _unmet(self, request: Request, parts: Sequence[Part], row: Sequence[Hypothesis]) -> tuple[str, ...]:
+        """The phrases that a translation, of each part one, should have used and does not."""
+        wishes = [(request.use, [token for one in row for token in one.tokens])]
+        wishes += [(part.terms, [*one.tokens]) for part, one in zip(parts, row, strict=True)]
         target = self.tokenizers.target
-        found = met(hypothesis.tokens, [target.encode(phrase) for phrase in request.use], target.continuing)
-        return tuple(phrase for phrase, is_met in zip(request.use, found, strict=True) if not is_met)
+        missing: list[str] = []
+        for phrases, tokens in wishes:
+            found = met(tokens, [target.encode(phrase) for phrase in phrases], target.continuing)
+            missing += (phrase for phrase, is_met in zip(phrases, found, strict=True) if not is_met)
+        return tuple(missing)
 
     def _target_words(self, parts: Sequence[Part], row: Sequence[Hypothesis]) -> tuple[int, ...]:
         """For each token the word of the whole text it belongs to; one of which nothing is seen, to that before it."""

@@ -96,6 +96,8 @@ class _Graph:
 class OnnxEngine:
     """The engine of an export to ONNX."""
 
+    takes_phrases = True
+
     def __init__(self, export: Export, folder: Path, *, device: str = "auto", threads: int = 0) -> None:
         if device not in ("auto", "cpu"):
             raise ConfigError(f"device {device!r} cannot be used: exports to onnx run on the processor, --device cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nmt.decoding.glossary import Glossary
 from nmt.errors import ConfigError
 
 __all__ = ["Request", "Source"]
@@ -16,7 +17,8 @@ class Request:
 
     The translation begins with ``prefix``, has every phrase of ``use`` in it and none of ``avoid``. Phrases are matched
     piece by piece, as the target's tokenizer cuts them: what is spelt in other pieces is another phrase. Of a text that
-    is translated in parts, being too long, the first part has them all. Raises ConfigError for one phrase in place of
+    is translated in parts, being too long, the first part has them all. Where the text has a term of ``glossary`` its
+    translation is a phrase to use, in the part that has the term. Raises ConfigError for one phrase in place of
     phrases.
     """
 
@@ -24,6 +26,7 @@ class Request:
     prefix: str = ""
     use: Sequence[str] = ()
     avoid: Sequence[str] = ()
+    glossary: Glossary | None = None
 
     def __post_init__(self) -> None:
         for name in ("use", "avoid"):
@@ -35,7 +38,7 @@ class Request:
     @property
     def is_plain(self) -> bool:
         """Whether any translation will do."""
-        return not (self.prefix or self.use or self.avoid)
+        return not (self.prefix or self.use or self.avoid or self.glossary)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class TorchEngine:
     as they were.
     """
 
+    takes_phrases = True
+
     def __init__(
         self,
         model: Searchable,

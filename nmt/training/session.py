@@ -206,7 +206,7 @@ def _source(
         digest = digest_corpus(corpus)
         drops = recipe.data.drop_held_out
         name = name_of(recipe.data, run.tokenizers, [digest]) if drops else digest
-        _check_same_data(state, name, [digest], [corpus], session)
+        _check_same_data(state, name, [digest], [corpus], session, drops)
         if not drops:
             reporter.note(
                 f"{describe(corpus)}: read as it comes; it is not searched for validation and test lines, which "
@@ -217,7 +217,8 @@ def _source(
     if recipe.data.test is not None and ranks.is_first:  # looked for in training later on: a fault in it is told now
         check_pairs(recipe.data.test)
     digests = [digest_corpus(corpus) for corpus in recipe.data.train]
-    _check_same_data(state, name_of(recipe.data, run.tokenizers, digests), digests, recipe.data.train, session)
+    name = name_of(recipe.data, run.tokenizers, digests)
+    _check_same_data(state, name, digests, recipe.data.train, session, recipe.data.drop_held_out)
     store = prepare(
         recipe.data, run.tokenizers, session.kept, workers=torch.get_num_threads(), progress=reporter.prepared
     )
@@ -293,7 +294,12 @@ def _validation_pairs(corpus: AnyCorpus) -> list[Pair]:
 
 
 def _check_same_data(
-    state: TrainingState, data: str, digests: Sequence[str], corpora: Sequence[AnyCorpus], session: Session
+    state: TrainingState,
+    data: str,
+    digests: Sequence[str],
+    corpora: Sequence[AnyCorpus],
+    session: Session,
+    drops_held_out: bool,
 ) -> None:
     """Raise ConfigError where a resumed run would go on in the middle of other data; ``force`` lets it.
 
@@ -302,7 +308,8 @@ def _check_same_data(
     if state.data and state.data != data:
         both = zip(corpora, state.corpora, digests, strict=False)
         changed = [describe(corpus) for corpus, before, now in both if before != now]
-        what = "; ".join(changed) if changed else "the training corpora or their filters"
+        held_out = ", or the lines that data.drop_held_out leaves out" if drops_held_out else ""
+        what = "; ".join(changed) if changed else f"the training corpora or their filters{held_out}"
         if not session.force:
             raise ConfigError(
                 f"{session.folder}: the data are not those this run began with: {what}: changed since; --force goes on "

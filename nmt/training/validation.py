@@ -137,6 +137,7 @@ class _Stoppable:
     def __init__(self, engine: Engine, stop: StopRequest | None) -> None:
         self.engine = engine
         self.stop = stop
+        self.takes_phrases = engine.takes_phrases
         self.longest_source = engine.longest_source
         self.longest_target = engine.longest_target
 

@@ -230,6 +230,25 @@ def test_run_folders_hold_their_exports(tmp_path: Path) -> None:
     assert Run.open(run.folder).best().name == "step-10"
 
 
+def test_a_glossary_is_for_engines_that_can_use_phrases(
+    exports: dict[str, Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand it is refused before anything is translated; a variable may be meant for others and is passed over."""
+    (tmp_path / "in").write_text("a cat\n")
+    (tmp_path / "terms").write_text("dog\tle loup\n")
+    command = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    glossary = ["--glossary", str(tmp_path / "terms")]
+    assert main(["translate", str(exports["ctranslate2"]), *command, *glossary]) == 2
+    assert "--glossary: CTranslate2 cannot; use the run itself" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("NMT_GLOSSARY", str(tmp_path / "terms"))
+    (tmp_path / "in").write_text("a dog\n")
+    assert main(["translate", str(exports["ctranslate2"]), *command]) == 0
+    assert "le loup" not in (tmp_path / "out").read_text()
+    assert main(["translate", str(exports["onnx"]), *command]) == 0
+    assert "le loup" in (tmp_path / "out").read_text()
+
+
 def test_what_is_compared_has_to_be_something(tmp_path: Path, capsys: Capture) -> None:
     run = run_of(tmp_path / "run", recipe_of(TRANSFORMER, TRANSFORMER, 0))
     (tmp_path / "empty").touch()

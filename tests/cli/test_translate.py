@@ -502,6 +502,8 @@ def test_a_glossary_that_is_none_ends_translation_before_anything_is_written(
     told = capfdbinary.readouterr()
     assert told.err == f"nmt: error: {glossary}:1: 3 columns: there are a term and its translation\n".encode()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == []
+    assert main(["translate", str(run), "--glossary", "-"]) == 2
+    assert b"--glossary -: name a file; standard input has the text" in capfdbinary.readouterr().err
     write(tmp_path / "terms.tsv", text_of(["dog\tchien"]))
     assert main(["translate", str(run), "-i", source, "-o", glossary, "--glossary", glossary]) == 2
     assert b"is read and written at once" in capfdbinary.readouterr().err

@@ -93,7 +93,7 @@ def test_held_out_lines_that_stand_in_training_are_found(tmp_path: Path) -> None
     assert valid.text() == (
         f"data.valid ({tmp_path}/valid.en and {tmp_path}/valid.fr): 1 of 5 pairs also stand in data.train, "
         f"and so do 3 source and 3 target lines (the first is line 2); scores on it will look better than they are; "
-        "--set data.drop_held_out=true leaves such pairs out"
+        "data.drop_held_out = true leaves pairs with such a line out of a training"
     )
 
 

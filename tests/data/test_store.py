@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -21,9 +22,9 @@ from nmt.config import DataConfig, TextCorpus, TokenizerConfig
 from nmt.data import store as module
 from nmt.data import workers as workers_module
 from nmt.data import writing
-from nmt.data.corpus import Pair
+from nmt.data.corpus import Pair, digest_corpus
 from nmt.data.ragged import Ragged
-from nmt.data.store import CorpusRows, Store, prepare
+from nmt.data.store import CorpusRows, Store, name_of, prepare
 from nmt.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
 from nmt.errors import DataError, NmtError
 
@@ -264,6 +265,18 @@ def test_kill_anywhere_and_the_next_one_makes_it_whole(
             assert seen[0] > 16, "what was finished is not done again"
 
 
+def test_one_that_was_stopped_before_there_was_a_reason_is_gone_on_with(
+    tmp_path: Path, data: DataConfig, tokenizers: Tokenizers
+) -> None:
+    stop(data, tokenizers, tmp_path / "store")
+    (journal,) = (tmp_path / "store").glob("*/journal.json")
+    content = json.loads(journal.read_text())
+    del content["report"]["dropped"]["held_out"]
+    journal.write_text(json.dumps(content))
+    store = prepare(data, tokenizers, tmp_path / "store")
+    assert contents(store.folder) == contents(prepare(data, tokenizers, tmp_path / "other").folder)
+
+
 def test_a_part_that_is_damaged_is_done_again(tmp_path: Path, data: DataConfig, tokenizers: Tokenizers) -> None:
     wanted = contents(prepare(data, tokenizers, tmp_path / "sound").folder)
     for damage in ("source.ids", "journal.json"):
@@ -330,9 +343,15 @@ def test_pairs_of_held_out_lines_are_left_out_and_other_sets_make_another_store(
     assert more.folder != store.folder
     assert len(more) == len(store) - sum(other == ROWS[5][1] for _, other in ROWS)
     keeping = dropping.model_copy(update={"drop_held_out": False})
-    assert (
-        prepare(keeping, tokenizers, tmp_path / "store").folder == prepare(data, tokenizers, tmp_path / "store").folder
-    )
+    digests = [digest_corpus(one) for one in data.train]
+    parts = {
+        "format": writing.FORMAT,
+        "corpora": digests,
+        "tokenizers": [tokenizers.source.digest, tokenizers.target.digest],
+        "filters": [data.max_length, data.max_ratio, data.drop_duplicates],
+    }
+    before_there_was_the_option = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+    assert name_of(keeping, tokenizers, digests) == before_there_was_the_option
 
 
 def test_what_a_process_finds_wrong_is_said_as_one_process_would(

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from nmt.decoding.glossary import Glossary
-from nmt.decoding.request import Request
 from nmt.errors import DataError
 
 TERMS = {
@@ -21,6 +20,10 @@ TERMS = {
     "機械翻訳": "traduction automatique",
     "दि": "di",
     "กา": "ka",
+    "کتاب": "book",
+    "Donaudampf": "Danube steam",
+    "rock'n'roll": "le rock",
+    "ភាសា ខ្មែរ": "khmer",
 }
 
 
@@ -42,6 +45,13 @@ TERMS = {
         ("दि", ["di"]),
         ("กาก้า", ["ka"]),
         ("กา\u0e49", []),  # another mark on it makes it another character
+        ("کتاب\u200cها", []),  # a joiner that is not seen is within a word
+        ("کتاب", ["book"]),
+        ("die Donau\u00addampf\u00adschiffe", []),
+        ("der Donau\u00addampf", ["Danube steam"]),
+        ("rock\u2019n\u2019roll and e\u2011mail", ["le rock", "le courriel"]),  # apostrophes and hyphens of all kinds
+        ("the \uff35\uff33", ["les États-Unis"]),
+        ("ភាសា\u200bខ្មែរ", ["khmer"]),
         ("", []),
     ],
 )
@@ -59,14 +69,6 @@ def test_a_term_as_it_is_written_goes_before_one_that_begins_small() -> None:
     glossary = Glossary({"may": "peut", "May": "mai", "may be": "peut être"})
     assert glossary.phrases("may May") == ("peut", "mai")
     assert glossary.phrases("May be") == ("peut être",)
-
-
-def test_what_a_request_asks_for_stays_and_comes_first() -> None:
-    glossary = Glossary({"cat": "chat", "dog": "chien"})
-    request = Request("the dog and the cat", prefix="le", use=("chat", "noir"), avoid=("chiot",))
-    assert glossary.ask(request) == Request("the dog and the cat", "le", ("chat", "noir", "chien"), ("chiot",))
-    plain = Request("the wolf")
-    assert glossary.ask(plain) is plain
 
 
 def test_a_file_has_a_term_a_line(tmp_path: Path) -> None:

@@ -279,6 +279,7 @@ def test_a_model_that_gives_no_numbers(tokenizer: Tokenizer) -> None:
 
 def test_what_has_no_model_in_memory_cannot_score(translator: Translator) -> None:
     class Elsewhere:
+        takes_phrases = False
         longest_source: int | None = None
         longest_target: int | None = None
 

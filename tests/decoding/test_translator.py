@@ -25,6 +25,7 @@ from nmt.decoding import torch_engine
 from nmt.decoding import translator as module
 from nmt.decoding.beam import beam_search
 from nmt.decoding.constraints import met
+from nmt.decoding.glossary import Glossary
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lines import Counts, Lines, Part
 from nmt.decoding.request import Request, Source
@@ -286,6 +287,34 @@ def test_a_line_longer_than_those_of_training_is_cut_between_its_sentences(
     assert whole.parts == 1
     translator.learnt = 0
     assert next(translator.translate([long])).parts == 1
+
+
+def test_what_a_glossary_asks_for_is_asked_of_the_part_that_has_the_term(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator.longest_source = 24
+    monkeypatch.setattr(lines_module, "TOGETHER", 1)
+    sentences = ["the black cat sleeps .", "the dog sees the lion !", "a bird sings ."]
+    terms = Glossary({"lion": "le loup", "bird": "le loup"})
+    given = [Request(" ".join(sentences), use=("vert",), glossary=terms)]
+    given += [Request(one, use=("vert",) if one == sentences[0] else (), glossary=terms) for one in sentences]
+    whole, *parts = translator.translate(given, beam=8, max_extra=9)
+    assert whole.parts == 3
+    assert whole.unmet[0] == ()
+    assert ["le loup" in one.text for one in parts] == [False, True, True]
+    assert whole.text == " ".join(one.text for one in parts).strip()
+    # What is cut off asks for nothing, and what a part lacks it does not get from another.
+    (cut,) = translator.translate([Request(" ".join([*sentences[::2], "lion " * 20]), glossary=terms)], on_long="cut")
+    assert cut.text.count("loup") == 1
+    short = Request(" ".join(sentences), glossary=terms)
+    (sampled,) = translator.translate([short], sampling=True, temperature=0.01)
+    assert sampled.text.count("le loup") + len(sampled.unmet[0]) == 2
+
+
+def test_a_phrase_that_the_request_has_is_not_asked_for_twice(translator: Translator) -> None:
+    wish = Request("a dog", use=("le loup",), glossary=Glossary({"dog": "le  loup"}))
+    (found,) = translator.translate([wish], beam=8, max_extra=9)
+    assert found.text.count("le loup") == 1
 
 
 def test_a_piece_of_which_nothing_is_seen_belongs_to_a_word_that_is_there(tokenizer: Tokenizer) -> None:

@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_weights(
     family: str, optimizer: str, corpus: Path, tmp_path: Path
 ) -> None:
     """Dropout and subword sampling on; stopped by a signal after step 7, between two checkpoints."""
-    settings = (
+    settings: tuple[str, ...] = (
         "tokenizer.sampling=0.1", f"model.encoder.dropout={0.2}", f"model.decoder.dropout={0.2}",
         "training.accumulate=2", f"training.optimizer={optimizer}", "training.embedding_rate=3",
     )  # fmt: skip
