@@ -233,6 +233,35 @@ def test_a_run_on_a_stream_goes_on_where_it_was(corpus: Path, tmp_path: Path, mo
         train(wanted.model_copy(update=unbounded), session(tmp_path / "learned"), Recorder())
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_lines_that_are_left_out_of_training_are_part_of_the_data(
+    streaming: bool, corpus: Path, tmp_path: Path
+) -> None:
+    """With another test set other pairs are trained on: the run goes on with ``force`` only, and says why."""
+    folder = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    first = [(folder / f"train.{language}").read_text(encoding="utf-8").splitlines()[0] for language in ("en", "fr")]
+    for language, line in zip(("en", "fr"), first, strict=True):
+        (folder / f"test.{language}").write_text(f"{line}\n", encoding="utf-8")
+    wanted = recipe(folder, "gru", "gru", "data.drop_held_out=true")
+    if streaming:
+        sides = [(folder / f"train.{language}").read_text(encoding="utf-8").splitlines() for language in ("en", "fr")]
+        rows = [json.dumps({"en": source, "fr": target}) for source, target in zip(*sides, strict=True)]
+        (tmp_path / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        stream = {"format": "datasets", "dataset": str(tmp_path / "train.jsonl"), "source": "en", "target": "fr"}
+        data = DataConfig.model_validate({**wanted.data.model_dump(), "train": {**stream, "streaming": True}})
+        wanted = wanted.model_copy(update={"data": data})
+    told = Recorder({3: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    with pytest.raises(Interrupted):
+        train(wanted, session(tmp_path / "run"), told)
+    assert any("1 sharing a line with data.valid or data.test" in note for note in told.notes)
+    assert not any("is not searched" in note for note in told.notes)
+    assert not any("also stand in data.train" in warning for warning in told.warnings)
+    (folder / "test.en").write_text("another line\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"or the lines that data\.drop_held_out leaves out: changed since; --force"):
+        train(wanted, session(tmp_path / "run", resume=True), Recorder())
+    train(wanted, session(tmp_path / "run", resume=True, force=True), Recorder())
+
+
 LEARNED = """
 [model]
 embedding = 32
