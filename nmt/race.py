@@ -7,24 +7,30 @@ as there are seeds, all for the same time, and gives the mean and the spread of 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from nmt.alignment.plot import FAINT, INK, check_picture_path, save_figure
-from nmt.checkpoint import has_checkpoint
+from nmt.checkpoint import Run, has_checkpoint
 from nmt.config import Recipe
 from nmt.data.ahead import prepare_ahead
 from nmt.distributed import ALONE, Ranks
 from nmt.errors import CheckpointError, ConfigError, DivergedError, Interrupted
+from nmt.evaluation.metrics import Score
+from nmt.evaluation.runs import Scoring, evaluate_run, held_out_split
 from nmt.training.report import Reporter, read_log
 from nmt.training.session import Session, check, train
 from nmt.training.signals import StopRequest
 from nmt.training.summary import RunSummary, summarize
 
-__all__ = ["Standing", "draw_race", "names_of", "race", "table"]
+__all__ = ["Standing", "draw_race", "names_of", "race", "table", "tested"]
+
+SCORING = Scoring(metrics=("bleu", "chrf"))
+"""What a race has of the test set."""
 
 #: Told apart by people who see colours differently too (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -32,10 +38,11 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 @dataclass(frozen=True)
 class Standing:
-    """What the runs of one recipe reached, by seed."""
+    """What the runs of one recipe reached, by seed; ``tests`` are their best models' scores on the test set, if asked."""
 
     recipe: str
     runs: tuple[RunSummary, ...]
+    tests: tuple[tuple[Score, ...], ...] = ()
 
     @property
     def bleu(self) -> tuple[float, ...]:
@@ -46,6 +53,10 @@ class Standing:
     def chrf(self) -> tuple[float, ...]:
         """The chrF of the same validations."""
         return tuple(run.chrf for run in self.runs if run.chrf is not None)
+
+    def tested(self, metric: str) -> tuple[float, ...]:
+        """The scores of that name on the test set."""
+        return tuple(score.value for scores in self.tests for score in scores if score.name == metric)
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -115,6 +126,29 @@ def race(
     return sorted(standings, key=lambda one: -statistics.fmean(one.bleu or (-1.0,)))
 
 
+def tested(
+    standings: Sequence[Standing],
+    *,
+    device: str = "auto",
+    track: Callable[[Iterable[Any], int], Iterable[Any]] = lambda translations, total: translations,
+) -> list[Standing]:
+    """The standings, in their order, with BLEU and chrF2 of every run's best model on the test set of its recipe.
+
+    Each searches as its recipe says, and keeps translations and scores as ``nmt evaluate`` does. Runs that ended before
+    they were validated have none. Raises what :func:`~nmt.evaluation.runs.evaluate_run` raises.
+    """
+    scored = []
+    for one in standings:
+        tests = []
+        for summary in one.runs:
+            if summary.bleu is not None:
+                run = Run.open(summary.run)
+                held_out = held_out_split(run.recipe, "test")
+                tests.append(tuple(evaluate_run(run, held_out, SCORING, device=device, track=track).scores))
+        scored.append(replace(one, tests=tuple(tests)))
+    return scored
+
+
 @dataclass(frozen=True)
 class _Lane:
     """One run of a race."""
@@ -139,9 +173,12 @@ def _lane(name: str, recipe: Recipe, turn: int, session: Session) -> _Lane:
 def table(standings: Sequence[Standing]) -> Iterator[str]:
     """The standings as lines of aligned columns: mean and standard deviation over the seeds.
 
-    Where runs ended before they were validated, it is said of how many of them the mean is.
+    Where runs ended before they were validated, it is said of how many of them the mean is. The test set has columns of
+    its own if it was asked for.
     """
-    rows = [("recipe", "runs", "BLEU", "chrF", "parameters", "steps", "minutes")]
+    has_tests = any(one.tests for one in standings)
+    test_names = ("test BLEU", "test chrF2") if has_tests else ()
+    rows = [("recipe", "runs", "BLEU", "chrF", *test_names, "parameters", "steps", "minutes")]
     for one in standings:
         parameters = next((run.parameters for run in one.runs if run.parameters is not None), None)
         minutes = [run.seconds / 60 for run in one.runs if run.seconds is not None]
@@ -151,6 +188,7 @@ def table(standings: Sequence[Standing]) -> Iterator[str]:
                 str(len(one.runs)) if len(one.bleu) == len(one.runs) else f"{len(one.bleu)} of {len(one.runs)}",
                 _spread(one.bleu),
                 _spread(one.chrf),
+                *((_spread(one.tested("BLEU")), _spread(one.tested("chrF2"))) if has_tests else ()),
                 "-" if parameters is None else f"{parameters / 1e6:.1f} M",
                 f"{statistics.fmean(run.steps for run in one.runs):,.0f}",
                 f"{statistics.fmean(minutes):.1f}" if minutes else "-",

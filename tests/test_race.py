@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
 import statistics
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +20,9 @@ from nmt.checkpoint import Run
 from nmt.config import Recipe
 from nmt.data.batching import Batch
 from nmt.errors import CheckpointError, ConfigError, Interrupted
+from nmt.evaluation.runs import evaluate_run, held_out_split
 from nmt.models.bahdanau import BahdanauEncoder
-from nmt.race import Standing, draw_race, names_of, race, table
+from nmt.race import Standing, draw_race, names_of, race, table, tested
 from nmt.training import loop
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
@@ -113,6 +117,39 @@ def test_the_picture_has_a_line_a_run_and_a_name_a_recipe(
         assert f"{one.recipe}: {statistics.fmean(one.bleu):.2f} ± {statistics.stdev(one.bleu):.2f}" in text
     with pytest.raises(ConfigError, match="is not that of a picture"):
         draw_race(standings, tmp_path / "race.txt")
+
+
+def test_the_test_set_has_columns_of_its_own_and_the_order_stays(
+    raced: tuple[Path, list[Standing], list[str]],
+) -> None:
+    """The scores are those of nmt evaluate, of every run that has a model; the table has their mean and spread."""
+    _, standings, _ = raced
+    seen: list[int] = []
+
+    def track(items: Iterable[Any], total: int) -> Iterable[Any]:
+        seen.append(total)
+        return items
+
+    scored = tested(standings, device="cpu", track=track)
+    assert [one.recipe for one in scored] == [one.recipe for one in standings]
+    assert seen == [15] * 4
+    for one in scored:
+        for run, scores in zip(one.runs, one.tests, strict=True):
+            opened = Run.open(run.run)
+            expected = evaluate_run(opened, held_out_split(opened.recipe, "test"), device="cpu").scores
+            assert {score.name: score.value for score in scores}.items() <= {s.name: s.value for s in expected}.items()
+    head, first, _ = table(scored)
+    assert re.split(r"  +", head) == [
+        *("recipe", "runs", "BLEU", "chrF", "test BLEU", "test chrF2", "parameters", "steps", "minutes")
+    ]
+    bleu, chrf = scored[0].tested("BLEU"), scored[0].tested("chrF2")
+    assert len(bleu) == len(chrf) == 2
+    for values in (bleu, chrf):
+        assert f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}" in first
+    assert "test" not in next(table(standings))
+    unvalidated = replace(scored[0], runs=tuple(replace(run, bleu=None) for run in scored[0].runs))
+    (nothing,) = tested([unvalidated], device="cpu")
+    assert nothing.tests == ()
 
 
 SUMMARY = RunSummary("run", "gru", "gru", 1_250_000, 1000, 90.0, 80.0, 5.0, 30.0, 50.0, None)

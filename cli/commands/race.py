@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from nmt.errors import ConfigError
 from nmt_cli import console
 from nmt_cli.options import DataFolder, Device, Settings, StoreFolder, Threads, check_force, read_recipe, use_threads
+from nmt_cli.streaming import WholeLines
 
 
 def race(
@@ -20,6 +23,7 @@ def race(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs and the picture go.")] = Path(
         "runs/race"
     ),
+    test: Annotated[bool, typer.Option("--test", help="Score the best model of each run on the test set too.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the race in the folder.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Resume although the recipes or the budget have changed.")
@@ -30,13 +34,17 @@ def race(
 ) -> None:
     """Train recipes for the same time each, with several seeds; a table of what they reached, and a picture.
 
-    The table is that of the validation set: mean and standard deviation over the seeds.
+    The table is that of the validation set: mean and standard deviation over the seeds. With --test it has that of the
+    test set beside it, which decides nothing.
     """
-    from nmt.race import draw_race, names_of, race, table
+    from nmt.race import draw_race, names_of, race, table, tested
 
     check_force(resume)
     settings = [*(set_ or ()), f"training.budget={budget}"]
     parsed = {name: read_recipe(path, settings, data) for name, path in zip(names_of(recipes), recipes, strict=True)}
+    for name, recipe in parsed.items():
+        if test and recipe.data.test is None:
+            raise ConfigError(f"{name}: has no data.test, which --test asks for: name one, or a folder with --data")
 
     from nmt.distributed import joined
     from nmt.training.session import Session
@@ -48,6 +56,15 @@ def race(
         standings = race(parsed, session, lambda: reporting(ranks), seeds=seeds, ranks=ranks)
         if not ranks.is_first:
             return
+    if test:
+
+        def track(items: Iterable[Any], total: int) -> Iterable[Any]:
+            return console.track(items, "testing", total, unit="sentences")
+
+        with WholeLines(left="the race is run; the same with --resume scores the test set"):
+            standings = tested(standings, device=device, track=track)
+        for score in next((scores for one in standings for scores in one.tests), ()):
+            console.note(f"test set: {score.signature}")
     for line in table(standings):
         typer.echo(line)
     draw_race(standings, out / "race.svg")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nmt.config import parse_recipe
 from nmt_cli.main import main
 from tests.training.recipes import small_recipe
 
@@ -31,6 +32,23 @@ def test_a_table_on_stdout_and_a_picture(files: list[str], tmp_path: Path, capsy
     assert "holds a run already; go on with --resume" in capsys.readouterr().err
     assert main(["race", *files, "--budget", "1s", *where, "--resume"]) == 0
     assert sorted(capsys.readouterr().out.splitlines()) == sorted(told.out.splitlines())
+
+
+def test_the_test_set_is_scored_if_asked_for(
+    files: list[str], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--out", str(tmp_path / "race"), "--store", str(tmp_path / "store"), "--device", "cpu"]
+    assert main(["race", files[0], "--budget", "1s", "--test", *where]) == 0
+    told = capsys.readouterr()
+    assert "test BLEU  test chrF2" in told.out.splitlines()[0]
+    assert "test set: nrefs:1|case:mixed|" in told.err
+    assert len(list((tmp_path / "race" / "gru" / "seed-1" / "evaluations").glob("test.*.json"))) == 1
+    without = parse_recipe(Path(files[0]).read_text()).model_copy()
+    data = without.data.model_copy(update={"test": None})
+    (tmp_path / "none.toml").write_text(without.model_copy(update={"data": data}).to_toml())
+    assert main(["race", str(tmp_path / "none.toml"), "--budget", "1s", "--test", "--out", str(tmp_path / "no")]) == 2
+    assert "none: has no data.test, which --test asks for" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_cannot_be_raced_is_refused_in_a_line(
