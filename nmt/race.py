@@ -38,7 +38,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 @dataclass(frozen=True)
 class Standing:
-    """What the runs of one recipe reached, by seed; ``tests`` are their best models' scores on the test set, if asked."""
+    """What the runs of one recipe reached, by seed; ``tests`` are scores of their best models on the test set."""
 
     recipe: str
     runs: tuple[RunSummary, ...]
