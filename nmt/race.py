@@ -27,7 +27,7 @@ from nmt.training.session import Session, check, train
 from nmt.training.signals import StopRequest
 from nmt.training.summary import RunSummary, summarize
 
-__all__ = ["Standing", "draw_race", "names_of", "race", "table", "tested"]
+__all__ = ["Standing", "draw_race", "names_of", "race", "scored_on_test", "table"]
 
 SCORING = Scoring(metrics=("bleu", "chrf"))
 """What a race has of the test set."""
@@ -126,7 +126,7 @@ def race(
     return sorted(standings, key=lambda one: -statistics.fmean(one.bleu or (-1.0,)))
 
 
-def tested(
+def scored_on_test(
     standings: Sequence[Standing],
     *,
     device: str = "auto",

@@ -22,7 +22,7 @@ from nmt.data.batching import Batch
 from nmt.errors import CheckpointError, ConfigError, Interrupted
 from nmt.evaluation.runs import evaluate_run, held_out_split
 from nmt.models.bahdanau import BahdanauEncoder
-from nmt.race import Standing, draw_race, names_of, race, table, tested
+from nmt.race import Standing, draw_race, names_of, race, scored_on_test, table
 from nmt.training import loop
 from nmt.training.gradients import Objective
 from nmt.training.report import SilentReporter, StepReport, read_log
@@ -130,7 +130,7 @@ def test_the_test_set_has_columns_of_its_own_and_the_order_stays(
         seen.append(total)
         return items
 
-    scored = tested(standings, device="cpu", track=track)
+    scored = scored_on_test(standings, device="cpu", track=track)
     assert [one.recipe for one in scored] == [one.recipe for one in standings]
     assert seen == [15] * 4
     for one in scored:
@@ -148,7 +148,7 @@ def test_the_test_set_has_columns_of_its_own_and_the_order_stays(
         assert f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}" in first
     assert "test" not in next(table(standings))
     unvalidated = replace(scored[0], runs=tuple(replace(run, bleu=None) for run in scored[0].runs))
-    (nothing,) = tested([unvalidated], device="cpu")
+    (nothing,) = scored_on_test([unvalidated], device="cpu")
     assert nothing.tests == ()
 
 

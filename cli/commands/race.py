@@ -23,7 +23,15 @@ def race(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the runs and the picture go.")] = Path(
         "runs/race"
     ),
-    test: Annotated[bool, typer.Option("--test", help="Score the best model of each run on the test set too.")] = False,
+    test: Annotated[
+        bool,
+        typer.Option(
+            "--test",
+            envvar="NMT_RACE_TEST",
+            show_envvar=True,
+            help="Score the best model of each run on the test set too.",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the race in the folder.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Resume although the recipes or the budget have changed.")
@@ -37,7 +45,7 @@ def race(
     The table is that of the validation set: mean and standard deviation over the seeds. With --test it has that of the
     test set beside it, which decides nothing.
     """
-    from nmt.race import draw_race, names_of, race, table, tested
+    from nmt.race import draw_race, names_of, race, scored_on_test, table
 
     check_force(resume)
     settings = [*(set_ or ()), f"training.budget={budget}"]
@@ -62,7 +70,7 @@ def race(
             return console.track(items, "testing", total, unit="sentences")
 
         with WholeLines(left="the race is run; the same with --resume scores the test set"):
-            standings = tested(standings, device=device, track=track)
+            standings = scored_on_test(standings, device=device, track=track)
         for score in next((scores for one in standings for scores in one.tests), ()):
             console.note(f"test set: {score.signature}")
     for line in table(standings):
