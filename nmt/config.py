@@ -545,7 +545,7 @@ class TrainingConfig(Frozen):
     with two passes counting as two.) What has begun goes on, if a run is resumed, also where the share is raised;
     ``patience`` counts from there; and the loss of a step is another one from there, that of validation is not.
 
-    ``precision`` ``auto`` takes bfloat16 products where the processor has them. Validation translates with a beam of
+    ``precision`` ``auto`` takes bfloat16 products where they are the quicker ones. Validation translates with a beam of
     ``validation_beam`` (0: that of ``decoding``) and scores with sacreBLEU's tokenisation ``bleu_tokenize`` (``auto``:
     the target language's; ``none`` for text that is tokenised already). ``tensorboard`` writes the figures of
     ``log.jsonl`` as TensorBoard events too.
@@ -617,10 +617,10 @@ class DecodingConfig(Frozen):
     A line longer than the model reads at once is ``on_long`` split at the ends of sentences, cut off, or an error.
 
     ``precision`` is the type of the weights in products: float32 is the reference. ``auto`` takes bfloat16 on a CPU
-    that multiplies it, but for models of up to four million weights: one of two million is no quicker with it, and one
+    that gains by it, but for models of up to four million weights: one of two million is no quicker with it, and one
     of its lines in eight changed; float16 for models of up to eight million on other x86 processors, where one line in
-    some hundreds may differ; float32 elsewhere. int8 is for processors without bfloat16: quicker for many lines at
-    once, and more of them differ.
+    some hundreds may differ; float32 elsewhere. int8 is for other processors: quicker for many lines at once, and more
+    of them differ.
     """
 
     beam: int = Field(default=5, ge=1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -30,6 +30,7 @@ __all__ = [
     "Precision",
     "Product",
     "as_multiplied",
+    "gains_by_bfloat16",
     "has_fbgemm",
     "multiplies_bfloat16",
     "pack",
@@ -63,13 +64,13 @@ def resolve_precision(
 ) -> Precision:
     """The precision that a name means on ``device``, for models of so many ``weights`` each.
 
-    ``auto`` is bfloat16 where a CPU multiplies it, but for small models, for which it is no quicker there than float32;
-    float16 for small models on other processors for which there is FBGEMM (x86 with AVX2), and float32 elsewhere, the
-    GPU included: search waits there for kernels to start, not for products. Raises ConfigError for float16 and int8 on
-    a GPU, or where there is no FBGEMM.
+    ``auto`` is bfloat16 where a CPU multiplies it sooner, but for small models, for which it is no quicker there than
+    float32; float16 for small models on other processors for which there is FBGEMM (x86 with AVX2), and float32
+    elsewhere, the GPU included: search waits there for kernels to start, not for products. Raises ConfigError for
+    float16 and int8 on a GPU, or where there is no FBGEMM.
     """
     if wanted == "auto":
-        if device.type == "cpu" and multiplies_bfloat16(device):
+        if device.type == "cpu" and gains_by_bfloat16(device):
             return "bfloat16" if max(weights) > SLIGHT else "float32"
         return "float16" if has_fbgemm(device) and sum(weights) <= LIGHT else "float32"
     if wanted in ("float16", "int8") and not has_fbgemm(device):
@@ -84,6 +85,18 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and _has("amx_bf16", "avx512_bf16")
 
 
+def gains_by_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are made sooner than in float32.
+
+    Matrix units do (AMX, a GPU's), and AVX-512 BF16 of AMD's processors, which takes half the time. Intel's takes up to
+    twice as long: an instruction for pairs of bfloat16 starts there half as often as one for single numbers, and all
+    pairs have to be laid out for it. Such a processor shows up where a virtual machine hides AMX.
+    """
+    if device.type != "cpu" or _has("amx_bf16"):
+        return multiplies_bfloat16(device)
+    return _has("avx512_bf16") and not str(_capabilities().get("cpu_name", "")).startswith("Intel")
+
+
 def has_fbgemm(device: torch.device) -> bool:
     """Whether torch has FBGEMM's products for it: on x86 with AVX2."""
     return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
@@ -95,8 +108,13 @@ def _has_onednn(device: torch.device) -> bool:
 
 def _has(*features: str) -> bool:
     """Whether the processor has any of them; older torch cannot tell, and is taken to have none."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = _capabilities()
     return any(capabilities.get(feature) for feature in features)
+
+
+def _capabilities() -> Mapping[str, object]:
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
 
 
 def pack_layers(

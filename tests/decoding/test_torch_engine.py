@@ -111,7 +111,7 @@ def test_by_itself_a_small_model_is_rounded_and_a_large_one_is_not(
     tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_engine, "resolve_precision", packing.resolve_precision)
-    monkeypatch.setattr(packing, "multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(packing, "gains_by_bfloat16", lambda device: False)
     engine = TorchEngine(new_model("gru-gru", tokenizers), tokenizers)
     config = CONFIG.model_copy(update={"precision": "auto"})
     assert engine.resolved(config).precision == "float16"

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from nmt.errors import ConfigError
 from nmt.layers.packing import LARGE, LIGHT, SLIGHT, Precision, pack, pack_layers, pack_rectified, resolve_precision
+from nmt.training.precision import resolve_precision as training_precision
 
 CPU = torch.device("cpu")
 
@@ -135,6 +136,11 @@ def test_precision_goes_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> Non
         assert [resolve_precision("auto", CPU, weights) for weights in models] == expected
         for precision in get_args(Precision):
             assert resolve_precision(precision, CPU, [1]) == precision
+    for processor, gains in (("AMD EPYC", True), ("Intel Xeon", False)):
+        found = {"avx512_bf16": True, "cpu_name": processor}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert [resolve_precision("auto", CPU, weights) for weights in models] == (having if gains else without)
+        assert training_precision("auto", CPU) == (torch.bfloat16 if gains else torch.float32)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert resolve_precision("auto", torch.device("cuda"), [1]) == "float32"
     for narrow in ("float16", "int8"):
