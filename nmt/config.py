@@ -253,14 +253,16 @@ class TokenizerConfig(Frozen):
 class GruEncoder(Frozen):
     """A stack of GRU layers, bidirectional as in Bahdanau et al. 2015; ``width`` counts both directions together.
 
-    In training ``recurrent_dropout`` drops weights between a state and the next, the same for all sentences of a batch
-    (Merity et al. 2018, section 2).
+    With ``bridging`` an annotation is a state and the embedding of its word side by side, so that attention leads to the
+    word itself as well (Kuang et al. 2018). In training ``recurrent_dropout`` drops weights between a state and the
+    next, the same for all sentences of a batch (Merity et al. 2018, section 2).
     """
 
     type: Literal["gru"]
     layers: int = Field(default=1, ge=1, le=1000)
     width: int = Field(default=512, ge=1)
     bidirectional: bool = True
+    bridging: bool = False
     dropout: Probability = 0.2
     recurrent_dropout: Probability = 0.0
 
@@ -274,14 +276,16 @@ class GruEncoder(Frozen):
 class LstmEncoder(Frozen):
     """A stack of LSTM layers (Luong et al. 2015 read left to right only); ``width`` counts both directions together.
 
-    In training ``recurrent_dropout`` drops weights between a state and the next, the same for all sentences of a batch
-    (Merity et al. 2018, section 2).
+    With ``bridging`` an annotation is a state and the embedding of its word side by side, so that attention leads to the
+    word itself as well (Kuang et al. 2018). In training ``recurrent_dropout`` drops weights between a state and the
+    next, the same for all sentences of a batch (Merity et al. 2018, section 2).
     """
 
     type: Literal["lstm"]
     layers: int = Field(default=1, ge=1, le=1000)
     width: int = Field(default=512, ge=1)
     bidirectional: bool = True
+    bridging: bool = False
     dropout: Probability = 0.2
     recurrent_dropout: Probability = 0.0
 
@@ -438,10 +442,11 @@ class ModelConfig(Frozen):
                 )
         if not isinstance(self.decoder, TransformerDecoder):
             decoder = self.decoder
-            if decoder.attention in ("dot", "scaled-dot") and decoder.width != self.encoder.width:
+            if decoder.attention in ("dot", "scaled-dot") and decoder.width != self.state_width:
+                beside = " and the embedding beside it" if self.state_width != self.encoder.width else ""
                 raise ValueError(
-                    f"attention {decoder.attention!r} needs decoder.width {decoder.width} equal to encoder.width "
-                    f"{self.encoder.width}; make them equal or use 'general' or 'additive'"
+                    f"attention {decoder.attention!r} needs decoder.width {decoder.width} equal to encoder.width"
+                    f"{beside}, {self.state_width}; make them equal or use 'general' or 'additive'"
                 )
             if decoder.attention != "additive" and decoder.attention_width:
                 raise ValueError("attention_width belongs to attention = 'additive' only")
@@ -451,6 +456,12 @@ class ModelConfig(Frozen):
                 f"{self.embedding}, the decoder gives {self.feature_width}; set tied_embeddings = 0 or change the width"
             )
         return self
+
+    @property
+    def state_width(self) -> int:
+        """H of the annotations that the decoder looks at."""
+        bridging = not isinstance(self.encoder, TransformerEncoder) and self.encoder.bridging
+        return self.encoder.width + (self.embedding if bridging else 0)
 
     @property
     def feature_width(self) -> int:

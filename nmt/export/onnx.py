@@ -81,10 +81,12 @@ def _parts(model: Seq2Seq) -> tuple[AnyEncoderModule, AnyDecoderModule]:
 
 
 def _recurrent_encoder(graph: Graph, encoder: RecurrentEncoder) -> tuple[str, str]:
-    """The states of the top layer (B, S, H) and its last ones (B, H), whatever the lengths are."""
+    """The states of the top layer (B, S, H) and its last ones (B, H), whatever the lengths are; embeddings beside."""
     rnn = encoder.rnn
+    width = rnn.hidden_size * (2 if rnn.bidirectional else 1)
     lengths = graph("ReduceSum", graph("Cast", "mask", to=type_of(np.int32)), graph.constant([1]), keepdims=0)
-    x = graph("Transpose", graph.embed(encoder.embedding, "source"), perm=[1, 0, 2])
+    embedded = graph.embed(encoder.embedding, "source")
+    x = graph("Transpose", embedded, perm=[1, 0, 2])
     last = ""
     for layer in range(rnn.num_layers):
         weights = [graph.array(f"encoder.rnn.{layer}.{part}", values) for part, values in _packed(rnn, layer).items()]
@@ -96,9 +98,13 @@ def _recurrent_encoder(graph: Graph, encoder: RecurrentEncoder) -> tuple[str, st
             direction="bidirectional" if rnn.bidirectional else "forward",
             **({} if isinstance(rnn, nn.LSTM) else {"linear_before_reset": 1}),
         )
-        x = graph("Reshape", graph("Transpose", x, perm=[0, 2, 1, 3]), graph.constant([0, 0, encoder.width]))
-    final = graph("Reshape", graph("Transpose", last, perm=[1, 0, 2]), graph.constant([0, encoder.width]))
-    return graph("Transpose", x, perm=[1, 0, 2]), final
+        x = graph("Reshape", graph("Transpose", x, perm=[0, 2, 1, 3]), graph.constant([0, 0, width]))
+    states = graph("Transpose", x, perm=[1, 0, 2])
+    final = graph("Reshape", graph("Transpose", last, perm=[1, 0, 2]), graph.constant([0, width]))
+    if encoder.bridging:
+        states = graph("Concat", states, embedded, axis=2)
+        final = graph("Concat", final, _mean(graph, embedded), axis=1)
+    return states, final
 
 
 def _packed(rnn: nn.GRU | nn.LSTM, layer: int) -> dict[str, Array]:
@@ -134,9 +140,14 @@ def _transformer_encoder(graph: Graph, encoder: TransformerEncoder) -> tuple[str
         x = _leave(graph, layer.around_self, x, attended)
         x = _feed_forward(graph, layer.feed_forward, layer.around_feed_forward, x)
     states = graph.norm(encoder.norm, x)
+    return states, _mean(graph, states)
+
+
+def _mean(graph: Graph, states: str) -> str:
+    """The mean (B, H) of what has a row (B, S, H) for every word."""
     real = graph("Cast", graph("Unsqueeze", "mask", graph.constant([2])), to=type_of(np.float32))
     sums = [graph("ReduceSum", y, graph.constant([1]), keepdims=0) for y in (graph("Mul", states, real), real)]
-    return states, graph("Div", *sums)
+    return graph("Div", *sums)
 
 
 def _enter(graph: Graph, around: Residual, x: str) -> str:

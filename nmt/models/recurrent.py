@@ -13,6 +13,7 @@ from nmt.config import GruEncoder, LstmEncoder
 from nmt.layers.attention import Score
 from nmt.layers.dropout import Dropout
 from nmt.layers.embedding import TokenEmbedding
+from nmt.layers.masks import masked_mean
 from nmt.layers.packing import multiplies_bfloat16
 from nmt.layers.recurrent import initialize_torch_rnn, recurrent_weights_dropped
 from nmt.models.interface import Encoding
@@ -44,14 +45,17 @@ def read(
 class RecurrentEncoder(nn.Module):
     """Embeddings, a stack of recurrent layers in one direction or both, and dropout on the states that come out.
 
-    Between a state and the next it is entries of the matrices that are dropped.
+    Between a state and the next it is entries of the matrices that are dropped. With ``bridging``, [h_j ; E x_j] is the
+    annotation of word j (source-side bridging, Kuang et al. 2018, 1711.05380), and their mean E x stands beside the
+    last states in the summary.
     """
 
     def __init__(
         self, kind: type[nn.GRU] | type[nn.LSTM], config: GruEncoder | LstmEncoder, embedding: TokenEmbedding
     ) -> None:
         super().__init__()
-        self.width = config.width
+        self.bridging = config.bridging
+        self.width = config.width + (embedding.width if config.bridging else 0)
         self.embedding = embedding
         self.rnn = kind(
             embedding.width,
@@ -66,9 +70,14 @@ class RecurrentEncoder(nn.Module):
         self.recurrent_dropout = Dropout(config.recurrent_dropout)
 
     def forward(self, source: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Encoding:
+        embedded = self.embedding(source)
         with recurrent_weights_dropped(self.rnn, self.recurrent_dropout):
-            states, final = read(self.rnn, self.embedding(source), mask)
-        return Encoding(self.dropout(states), mask, final)
+            states, final = read(self.rnn, embedded, mask)
+        states = self.dropout(states)
+        if self.bridging:
+            states = torch.cat([states, embedded.to(states.dtype)], dim=-1)
+            final = torch.cat([final, masked_mean(embedded, mask).to(final.dtype)], dim=-1)
+        return Encoding(states, mask, final)
 
 
 @dataclass(frozen=True)

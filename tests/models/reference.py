@@ -130,8 +130,11 @@ def lstm(w: Vector, u: Vector, b: Vector, d: Vector, x: Vector, h: Vector, c: Ve
 def encode_recurrent(
     config: GruEncoder | LstmEncoder, weights: Weights, tokens: Sequence[int], drop: Drop
 ) -> tuple[list[Vector], Vector]:
-    """h_j = [forward h_j ; backward h_j] layer upon layer, and the last state of each direction (Bahdanau 3.2)."""
-    states = [drop(weights["embedding.table.weight"][token]) for token in tokens]
+    """h_j = [forward h_j ; backward h_j] layer upon layer, and the last state of each direction (Bahdanau 3.2).
+
+    With bridging the word stands beside what is said of it: [h_j ; E x_j] (Kuang et al. 2018), and the mean in the end.
+    """
+    embedded = states = [drop(weights["embedding.table.weight"][token]) for token in tokens]
     width = config.width // (2 if config.bidirectional else 1)
     final: list[Vector] = []
     for layer in range(config.layers):
@@ -150,7 +153,10 @@ def encode_recurrent(
             final.append(hidden)
             directions.append(list(reversed(seen)) if suffix else seen)
         states = [np.concatenate(parts) for parts in zip(*directions, strict=True)]
-    return [drop(state) for state in states], np.concatenate(final)
+    if not config.bridging:
+        return [drop(state) for state in states], np.concatenate(final)
+    bridged = [np.concatenate([drop(state), word]) for state, word in zip(states, embedded, strict=True)]
+    return bridged, np.concatenate([*final, np.mean(embedded, axis=0)])
 
 
 # ------------------------------------------------------------------------------------------------------------ attention

@@ -90,7 +90,7 @@ def around(part: TransformerEncoder | TransformerDecoder) -> int:
 
 
 def decoder_parameters(config: ModelConfig) -> int:
-    decoder, states = config.decoder, config.encoder.width
+    decoder, states = config.decoder, config.state_width
     match decoder:
         case GruDecoder():
             width, read = decoder.width, decoder.width + config.embedding + states
@@ -361,6 +361,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "transformer encoder's width": (small(encoder={**TRANSFORMER, "width": 16}), "must equal model.embedding 8"),
     "transformer decoder's width": (small(decoder={**TRANSFORMER, "width": 16}), "must equal model.embedding 8"),
     "dot": (small(decoder={**LSTM, "width": 6, "attention": "dot"}), "attention 'dot' needs decoder.width 6 equal"),
+    "dot beside an embedding": (
+        small(encoder={**GRU, "bridging": True}, decoder={**LSTM, "attention": "dot"}),
+        "needs decoder.width 8 equal to encoder.width and the embedding beside it, 16",
+    ),
     "scaled-dot": (small(decoder={**GRU, "width": 6, "attention": "scaled-dot"}), "needs decoder.width 6 equal"),
     "attention width": (
         small(decoder={**LSTM, "attention": "general", "attention_width": 5}),
