@@ -253,8 +253,8 @@ class TokenizerConfig(Frozen):
 class GruEncoder(Frozen):
     """A stack of GRU layers, bidirectional as in Bahdanau et al. 2015; ``width`` counts both directions together.
 
-    With ``bridging`` an annotation is a state and the embedding of its word side by side, so that attention leads to the
-    word itself as well (Kuang et al. 2018). In training ``recurrent_dropout`` drops weights between a state and the
+    With ``bridging`` an annotation is a state and the embedding of its word side by side, so that attention leads to
+    the word itself as well (Kuang et al. 2018). In training ``recurrent_dropout`` drops weights between a state and the
     next, the same for all sentences of a batch (Merity et al. 2018, section 2).
     """
 
@@ -276,8 +276,8 @@ class GruEncoder(Frozen):
 class LstmEncoder(Frozen):
     """A stack of LSTM layers (Luong et al. 2015 read left to right only); ``width`` counts both directions together.
 
-    With ``bridging`` an annotation is a state and the embedding of its word side by side, so that attention leads to the
-    word itself as well (Kuang et al. 2018). In training ``recurrent_dropout`` drops weights between a state and the
+    With ``bridging`` an annotation is a state and the embedding of its word side by side, so that attention leads to
+    the word itself as well (Kuang et al. 2018). In training ``recurrent_dropout`` drops weights between a state and the
     next, the same for all sentences of a batch (Merity et al. 2018, section 2).
     """
 
