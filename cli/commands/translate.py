@@ -69,6 +69,15 @@ def translate(
             help="Translate these terms so: a term a line, a tab, its translation; a term alone is kept as it is.",
         ),
     ] = None,
+    keep: Annotated[
+        str,
+        typer.Option(
+            "--keep",
+            metavar="REGEX",
+            help="Have what this regular expression matches in the translation as it is, such as links or {names}.",
+            show_default=False,
+        ),
+    ] = "",
     continue_from: Annotated[
         Path | None,
         typer.Option("--continue-from", metavar="OUT", help="Go on with an interrupted output; names --output too."),
@@ -98,8 +107,8 @@ def translate(
     units = align_units or "words"
     if glossary == STANDARD:
         raise ConfigError("--glossary -: name a file; standard input has the text")
-    terms = None if glossary is None else Glossary.read(glossary)
-    style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints, terms)
+    terms = Glossary(keep=keep) if glossary is None else Glossary.read(glossary, keep=keep)
+    style = Style(_format(format_, nbest), nbest, scores, confidence, _align(align), units, constraints, terms or None)
     output = _output(output, continue_from)
     with joined() as ranks:
         if ranks.is_first and input != STANDARD:
@@ -108,10 +117,10 @@ def translate(
             translator = Translator.load(*run, which=checkpoint, device=device, threads=threads, **as_given(search))
         attention, words = style.align is not None, style.confidence
         translator.check(nbest or 1, attention=attention)
-        if terms is not None and not translator.engine.takes_phrases:
-            if by_hand("glossary"):
+        if style.glossary is not None and not translator.engine.takes_phrases:
+            if named := by_hand("glossary", "keep"):
                 raise ConfigError(
-                    "--glossary: CTranslate2 cannot; use the run itself or an export to onnx, or leave it out"
+                    f"{named[0]}: CTranslate2 cannot; use the run itself or an export to onnx, or leave it out"
                 )
             style = replace(style, glossary=None)
         name = "stdin" if input == STANDARD else str(input)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
 from nmt.data.text import UNSPACED, read_lines
-from nmt.errors import DataError
+from nmt.errors import ConfigError, DataError
 
 __all__ = ["Glossary"]
 
@@ -18,23 +19,30 @@ class Glossary:
     A term is found as whole words, whatever space stands between them, and as it is written or with a capital in front,
     as where it begins a sentence; its translation is asked for as it is written. Apostrophes and hyphens part words; in
     scripts without spaces every character is a word. Characters that look alike are alike (Unicode's form NFKC). Of the
-    terms that begin at one word the longest is taken, and the search goes on behind it. Raises DataError as :meth:`add`
-    does.
+    terms that begin at one word the longest is taken, and the search goes on behind it.
+
+    What the regular expression ``keep`` (one of Python's) matches is its own translation, such as a link or ``{name}``,
+    and no term is looked for within it. Raises DataError as :meth:`add` does, and ConfigError for no such expression.
     """
 
-    def __init__(self, translations: Mapping[str, str] | None = None) -> None:
+    def __init__(self, translations: Mapping[str, str] | None = None, *, keep: str = "") -> None:
+        try:
+            self._keep = re.compile(keep) if keep else None
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ConfigError(f"keep: {keep!r} is no regular expression: {error}") from error
         self._terms: dict[str, dict[tuple[str, ...], str]] = {}
         for term, translation in (translations or {}).items():
             self.add(term, translation)
 
     @classmethod
-    def read(cls, path: Path | str) -> Glossary:
+    def read(cls, path: Path | str, *, keep: str = "") -> Glossary:
         """A glossary in a file: a term a line, a tab, its translation; a term alone is kept as it is.
 
-        Blank lines say nothing. Raises DataError, with file and line, for what :meth:`add` does not take, for a line of
-        more columns, for what is no text, and for a file without terms.
+        Blank lines say nothing. Raises ConfigError for ``keep`` that is no regular expression; DataError, with file and
+        line, for what :meth:`add` does not take, for a line of more columns, for what is no text, and for a file
+        without terms.
         """
-        glossary, path = cls(), Path(path)
+        glossary, path = cls(keep=keep), Path(path)
         for number, line in enumerate(read_lines(path), 1):
             if not line.strip():
                 continue
@@ -49,6 +57,10 @@ class Glossary:
             raise DataError(f"{path}: has no terms: a line is a term, a tab and its translation")
         return glossary
 
+    def __bool__(self) -> bool:
+        """Whether there is anything that it may ask for."""
+        return bool(self._terms) or self._keep is not None
+
     def add(self, term: str, translation: str) -> None:
         """Settle one more term. Raises DataError for a blank one, for none, and for a second, other translation."""
         words, translation = tuple(_words(term)), " ".join(translation.split())
@@ -59,14 +71,23 @@ class Glossary:
             raise DataError(f'"{term.strip()}" is "{translation}" here and "{before}" before: leave one out')
 
     def phrases(self, text: str) -> tuple[str, ...]:
-        """The translations of the terms in ``text``, each once, in the order in which they are first asked for."""
-        words, place = _words(text), 0
-        found: dict[str, None] = {}
-        while place < len(words):
-            length, translation = self._longest(words, place)
-            if length:
-                found[translation] = None
-            place += length or 1
+        """What a translation of ``text`` has to use: what is kept as it is, then the translations of terms.
+
+        Each is there once, in the order in which it is first asked for.
+        """
+        stretches, found = [text], {}
+        if self._keep is not None:
+            matches = [match for match in self._keep.finditer(text) if match[0].strip()]
+            found = dict.fromkeys(" ".join(match[0].split()) for match in matches)
+            starts, ends = [0, *(match.end() for match in matches)], [*(match.start() for match in matches), len(text)]
+            stretches = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+        for words in map(_words, stretches):
+            place = 0
+            while place < len(words):
+                length, translation = self._longest(words, place)
+                if length:
+                    found[translation] = None
+                place += length or 1
         return tuple(found)
 
     def _longest(self, words: list[str], place: int) -> tuple[int, str]:

@@ -240,6 +240,8 @@ def test_a_glossary_is_for_engines_that_can_use_phrases(
     glossary = ["--glossary", str(tmp_path / "terms")]
     assert main(["translate", str(exports["ctranslate2"]), *command, *glossary]) == 2
     assert "--glossary: CTranslate2 cannot; use the run itself" in capsys.readouterr().err
+    assert main(["translate", str(exports["ctranslate2"]), *command, "--keep", "a"]) == 2
+    assert "--keep: CTranslate2 cannot; use the run itself" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     monkeypatch.setenv("NMT_GLOSSARY", str(tmp_path / "terms"))
     (tmp_path / "in").write_text("a dog\n")

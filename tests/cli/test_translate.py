@@ -483,6 +483,25 @@ def test_a_glossary_settles_how_terms_are_translated(run: Path, tmp_path: Path, 
     )
 
 
+def test_what_is_to_be_kept_stands_in_the_translation(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
+    """As the same phrases in columns do; a glossary beside it has its terms, and none in what is kept."""
+    glossary = write(tmp_path / "terms.tsv", text_of(["cat\tthe wolf"]))
+    lines = ["the black cat-7 sleeps .", "a dog", "a cat"]
+    columns = ["the black cat-7 sleeps .\tcat-7", "a dog", "a cat"]
+    options = ("--max-extra", "9", "--beam", "8")
+    kept = translated(run, tmp_path, capfdbinary, "--keep", r"\w+-\d+", *options, lines=lines)
+    assert kept == translated(run, tmp_path, capfdbinary, "--constraints", *options, lines=columns)
+    assert "cat-7" in kept[0]
+    both = translated(
+        run, tmp_path, capfdbinary, "--keep", r"\w+-\d+", "--glossary", str(glossary), *options, lines=lines
+    )
+    assert both[:2] == kept[:2]
+    assert "the wolf" in both[2]
+    source = write(tmp_path / "in", text_of(["a dog"]))
+    assert main(["translate", str(run), "-i", source, "--keep", "["]) == 2
+    assert b"nmt: error: keep: '[' is no regular expression: unterminated character set" in capfdbinary.readouterr().err
+
+
 def test_a_term_that_is_not_used_is_told(run: Path, tmp_path: Path, capfdbinary: Capture) -> None:
     glossary = write(tmp_path / "terms.tsv", text_of(["dog\tthe tired wolf"]))
     source = write(tmp_path / "in", text_of(['{"source": "a dog", "unmet": ["of another time"]}']))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nmt.decoding.glossary import Glossary
-from nmt.errors import DataError
+from nmt.errors import ConfigError, DataError
 
 TERMS = {
     "house": "la maison",
@@ -75,6 +75,35 @@ def test_a_file_has_a_term_a_line(tmp_path: Path) -> None:
     path = tmp_path / "terms.tsv"
     path.write_text("cat\tchat\n\n dog \t chien \nnmt\ncat\tchat\n", encoding="utf-8")
     assert Glossary.read(path).phrases("a dog, a cat and nmt") == ("chien", "chat", "nmt")
+
+
+@pytest.mark.parametrize(
+    ("keep", "text", "expected"),
+    [
+        (r"https?://\S+", "a house at https://house.org/house", ["https://house.org/house", "la maison"]),
+        (r"\{\w+\}|%s", "{house}: %s, {US}, %s", ["{house}", "%s", "{US}"]),  # each once
+        (r"\{\w+\}", "green {x} house", ["{x}", "la maison"]),  # no term goes on behind it
+        (r"[A-Z]{2,}", "HOUSE house", ["HOUSE", "la maison"]),
+        (r"\d+  \w+", "12  km", ["12 km"]),
+        (r"\s*|x*", "a house", ["la maison"]),  # matches of nothing
+        (r"(?i)house", "House", ["House"]),
+        ("nothing", "", []),
+    ],
+)
+def test_what_an_expression_matches_is_kept_as_it_is(keep: str, text: str, expected: list[str]) -> None:
+    assert list(Glossary(TERMS, keep=keep).phrases(text)) == expected
+    assert list(Glossary(keep=keep).phrases(text)) == [one for one in expected if one in " ".join(text.split())]
+
+
+def test_what_is_no_expression_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"keep: '\(a' is no regular expression: missing \), unterminated"):
+        Glossary(keep="(a")
+
+
+def test_a_glossary_may_ask_for_nothing() -> None:
+    assert not Glossary()
+    assert Glossary(keep="a")
+    assert Glossary({"a": "b"})
 
 
 @pytest.mark.parametrize(
