@@ -224,12 +224,21 @@ def test_other_errors_of_the_model_are_not_taken_for_memory(
         list(translator.translate(LINES))
 
 
-def test_a_line_that_is_too_long_is_translated_in_parts(
-    translator: Translator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+PARTED = ["the black cat sleeps .", "the dog sees the lion !", "a bird sings ."]
+"""Sentences that in one line are too long for ``of_short_lines``, and are translated one by one."""
+
+
+@pytest.fixture
+def of_short_lines(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> Translator:
     translator.longest_source = 24
     monkeypatch.setattr(lines_module, "TOGETHER", 1)
-    sentences = ["the black cat sleeps .", "the dog sees the lion !", "a bird sings ."]
+    return translator
+
+
+def test_a_line_that_is_too_long_is_translated_in_parts(
+    of_short_lines: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator, sentences = of_short_lines, PARTED
     long = " ".join(sentences)
     said: list[str] = []
     handler = logging.Handler()
@@ -289,12 +298,8 @@ def test_a_line_longer_than_those_of_training_is_cut_between_its_sentences(
     assert next(translator.translate([long])).parts == 1
 
 
-def test_what_a_glossary_asks_for_is_asked_of_the_part_that_has_the_term(
-    translator: Translator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    translator.longest_source = 24
-    monkeypatch.setattr(lines_module, "TOGETHER", 1)
-    sentences = ["the black cat sleeps .", "the dog sees the lion !", "a bird sings ."]
+def test_what_a_glossary_asks_for_is_asked_of_the_part_that_has_the_term(of_short_lines: Translator) -> None:
+    translator, sentences = of_short_lines, PARTED
     terms = Glossary({"lion": "le loup", "bird": "le loup"})
     given = [Request(" ".join(sentences), use=("vert",), glossary=terms)]
     given += [Request(one, use=("vert",) if one == sentences[0] else (), glossary=terms) for one in sentences]
