@@ -45,6 +45,7 @@ def race(
     The table is that of the validation set: mean and standard deviation over the seeds. With --test it has that of the
     test set beside it, which decides nothing.
     """
+    from nmt.evaluation.runs import held_out_split
     from nmt.race import draw_race, names_of, race, scored_on_test, table
 
     check_force(resume)
@@ -53,6 +54,8 @@ def race(
     for name, recipe in parsed.items():
         if test and recipe.data.test is None:
             raise ConfigError(f"{name}: has no data.test, which --test asks for: name one, or a folder with --data")
+        if test:  # what cannot be read is told now, not after hours
+            held_out_split(recipe, "test")
 
     from nmt.distributed import joined
     from nmt.training.session import Session
@@ -64,6 +67,7 @@ def race(
         standings = race(parsed, session, lambda: reporting(ranks), seeds=seeds, ranks=ranks)
         if not ranks.is_first:
             return
+    draw_race(standings, out / "race.svg")
     if test:
 
         def track(items: Iterable[Any], total: int) -> Iterable[Any]:
@@ -75,5 +79,4 @@ def race(
             console.note(f"test set: {score.signature}")
     for line in table(standings):
         typer.echo(line)
-    draw_race(standings, out / "race.svg")
     console.note(f"picture: {out / 'race.svg'}")

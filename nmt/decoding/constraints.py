@@ -25,7 +25,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Candidate", "Choice", "Phrases", "met", "writable"]
+from nmt.data.text import UNSPACED
+from nmt.data.tokenizer import Tokenizer
+
+__all__ = ["Candidate", "Choice", "Phrases", "met", "standing", "used", "writable"]
 
 Progress = tuple[int, ...]
 """Of each phrase, how many of its tokens are written: whole ones counted as often as they stand.
@@ -72,6 +75,39 @@ def met(
         answer.append(not phrase or left[phrase] > 0)
         left[phrase] -= 1
     return tuple(answer)
+
+
+def standing(text: str, phrases: Sequence[str]) -> tuple[bool, ...]:
+    """Which phrases stand in a text, in whatever pieces; of n equal ones the first do, as often as it is there.
+
+    Behind a bracket, an apostrophe or, where words are written without spaces, another word a phrase is spelt in other
+    pieces than behind a space. No letter or digit stands next to it that would make it part of a longer word.
+    """
+    left: Counter[str] = Counter()
+    for phrase in filter(None, set(phrases)):
+        start = 0
+        while (found := text.find(phrase, start)) >= 0:
+            end = found + len(phrase)
+            longer = _in_word(text[end : end + 1]) or (found and _in_word(text[found - 1]) and _in_word(phrase[0]))
+            left[phrase] += not longer
+            start = found + 1 if longer else end
+    answer = []
+    for phrase in phrases:
+        answer.append(not phrase or left[phrase] > 0)
+        left[phrase] -= 1
+    return tuple(answer)
+
+
+def used(tokenizer: Tokenizer, tokens: Sequence[int], use: Sequence[Sequence[int]]) -> tuple[bool, ...]:
+    """Which phrases a translation has used: in their own pieces (:func:`met`) or in others (:func:`standing`)."""
+    in_pieces = met(tokens, use, tokenizer.continuing)
+    in_text = standing(tokenizer.decode(tokens), [tokenizer.decode(phrase) for phrase in use])
+    return tuple(map(max, in_pieces, in_text))
+
+
+def _in_word(character: str) -> bool:
+    """Whether it is a letter or a digit, of a script that parts words by spaces."""
+    return character.isalnum() and not UNSPACED.match(character)
 
 
 def writable(

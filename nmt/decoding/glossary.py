@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,12 +23,14 @@ class Glossary:
     terms that begin at one word the longest is taken, and the search goes on behind it.
 
     What the regular expression ``keep`` (one of Python's) matches is its own translation, such as a link or ``{name}``,
-    and no term is looked for within it. Raises DataError as :meth:`add` does, and ConfigError for no such expression.
+    as often as it is there, and no term is looked for within it. Of a line that is translated in parts each is looked
+    at by itself. Raises DataError as :meth:`add` does, and ConfigError for no such expression.
     """
 
     def __init__(self, translations: Mapping[str, str] | None = None, *, keep: str = "") -> None:
         try:
-            self._keep = re.compile(keep) if keep else None
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of what Python may read otherwise
+                self._keep = re.compile(keep) if keep else None
         except (re.error, OverflowError, RecursionError) as error:
             raise ConfigError(f"keep: {keep!r} is no regular expression: {error}") from error
         self._terms: dict[str, dict[tuple[str, ...], str]] = {}
@@ -71,16 +74,18 @@ class Glossary:
             raise DataError(f'"{term.strip()}" is "{translation}" here and "{before}" before: leave one out')
 
     def phrases(self, text: str) -> tuple[str, ...]:
-        """What a translation of ``text`` has to use: what is kept as it is, then the translations of terms.
+        """What a translation of ``text`` has to use: what is kept, as often as it is there, then translations of terms.
 
-        Each is there once, in the order in which it is first asked for.
+        A translation is there once, however often its term is, and where the first of its terms is.
         """
-        stretches, found = [text], {}
+        kept: list[str] = []
+        stretches = [text]
         if self._keep is not None:
             matches = [match for match in self._keep.finditer(text) if match[0].strip()]
-            found = dict.fromkeys(" ".join(match[0].split()) for match in matches)
+            kept = [" ".join(match[0].split()) for match in matches]
             starts, ends = [0, *(match.end() for match in matches)], [*(match.start() for match in matches), len(text)]
             stretches = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+        found: dict[str, None] = {}
         for words in map(_words, stretches):
             place = 0
             while place < len(words):
@@ -88,13 +93,14 @@ class Glossary:
                 if length:
                     found[translation] = None
                 place += length or 1
-        return tuple(found)
+        return (*kept, *(translation for translation in found if translation not in kept))
 
     def _longest(self, words: list[str], place: int) -> tuple[int, str]:
         """How many words the longest term at ``place`` has, and its translation; 0 where there is none."""
         first = words[place]
         longest = 0, ""
-        for spelt in dict.fromkeys((first, first[0].lower() + first[1:])):
+        small = _SMALL.get(first[0], first[0].lower())
+        for spelt in dict.fromkeys((first, first[0].lower() + first[1:], small + first[1:])):
             for term, translation in self._terms.get(spelt, {}).items():
                 if len(term) > longest[0] and words[place + 1 : place + len(term)] == [*term[1:]]:
                     longest = len(term), translation
@@ -102,6 +108,9 @@ class Glossary:
 
 
 ZERO_WIDTH_SPACE = "\u200b"
+
+_SMALL = {"\u0130": "i", "I": "\u0131"}
+"""What Turkish capitals are in small letters."""
 
 _ALIKE = str.maketrans("\u2019\u2010", "'-")
 """Typographic apostrophes and hyphens: NFKC leaves them as they are."""

@@ -7,6 +7,7 @@ becomes text again, and the hypotheses of several parts become one of the line.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from nmt.config import DecodingConfig
 from nmt.data.tokenizer import Tokenizers
-from nmt.decoding.constraints import met
+from nmt.decoding.constraints import used
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lengths import length_penalty
 from nmt.decoding.request import Request, Source
@@ -151,6 +152,8 @@ class Lines:
         self.counts.cut += 1
         tokens = whole.tokens[:limit]
         text = self.tokenizers.source.decode(tokens)
+        if whole.tokens[limit:] and whole.tokens[limit] in self.tokenizers.source.continuing:
+            text = text[: -len(text.split()[-1])]  # half a word is no term
         return replace(whole, source=Source(tokens), words=whole.words[:limit], text=text)
 
     def _split(self, line: str, whole: Part, words: bool) -> list[Part]:
@@ -203,8 +206,7 @@ class Lines:
         asked = []
         for place, part in enumerate(parts):
             own = request.use if place == 0 else ()
-            terms = () if request.glossary is None else request.glossary.phrases(part.text)
-            terms = tuple(phrase for phrase in terms if phrase not in own)
+            terms = () if request.glossary is None else self._new(request.glossary.phrases(part.text), own)
             source = replace(
                 part.source,
                 prefix=prefix if place == 0 else (),
@@ -214,6 +216,21 @@ class Lines:
             )
             asked.append(replace(part, source=source, terms=terms))
         return asked
+
+    def _new(self, terms: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+        """Those of the terms that are not asked for by what has the same pieces: by ``own`` phrases, or by others.
+
+        A term that is there n times is asked for n times in all.
+        """
+        encode = self.tokenizers.target.encode
+        asked = Counter(tuple(encode(phrase)) for phrase in own)
+        new: list[str] = []
+        for term, times in Counter(terms).items():
+            tokens = tuple(encode(term))
+            more = max(0, times - asked[tokens])
+            asked[tokens] += more
+            new += [term] * more
+        return tuple(new)
 
     def _phrases(self, phrases: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Phrases as the target's pieces; blank ones ask for nothing."""
@@ -246,12 +263,15 @@ class Lines:
 
     def _unmet(self, request: Request, parts: Sequence[Part], row: Sequence[Hypothesis]) -> tuple[str, ...]:
         """The phrases that a translation, of each part one, should have used and does not."""
-        wishes = [(request.use, [token for one in row for token in one.tokens])]
-        wishes += [(part.terms, [*one.tokens]) for part, one in zip(parts, row, strict=True)]
+        wishes = [(part.terms, [*one.tokens]) for part, one in zip(parts, row, strict=True)]
+        if len(parts) == 1:
+            wishes = [((*request.use, *parts[0].terms), [*row[0].tokens])]
+        else:
+            wishes.insert(0, (tuple(request.use), [token for one in row for token in one.tokens]))
         target = self.tokenizers.target
         missing: list[str] = []
         for phrases, tokens in wishes:
-            found = met(tokens, [target.encode(phrase) for phrase in phrases], target.continuing)
+            found = used(target, tokens, [target.encode(phrase) for phrase in phrases]) if phrases else ()
             missing += (phrase for phrase, is_met in zip(phrases, found, strict=True) if not is_met)
         return tuple(missing)
 

@@ -15,10 +15,11 @@ __all__ = ["Request", "Source"]
 class Request:
     """A line, and what its translation has to be like.
 
-    The translation begins with ``prefix``, has every phrase of ``use`` in it and none of ``avoid``. Phrases are matched
-    piece by piece, as the target's tokenizer cuts them: what is spelt in other pieces is another phrase. Of a text that
-    is translated in parts, being too long, the first part has them all. Where the text has a term of ``glossary`` its
-    translation is a phrase to use, in the part that has the term. Raises ConfigError for one phrase in place of
+    The translation begins with ``prefix``, has every phrase of ``use`` in it and none of ``avoid``. Search writes and
+    avoids phrases in the pieces that the target's tokenizer cuts them into behind a space; one that it comes upon in
+    other pieces, such as behind a bracket, is used as well, but not avoided. Of a text that is translated in parts,
+    being too long, the first part has them all. Where the text has a term of ``glossary`` its translation is a phrase
+    to use, in the part that has the term. Raises ConfigError for one phrase in place of
     phrases.
     """
 

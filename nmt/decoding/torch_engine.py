@@ -11,9 +11,9 @@ from torch import nn
 
 from nmt.config import DecodingConfig
 from nmt.data.batching import pad
-from nmt.data.tokenizer import Tokenizers
+from nmt.data.tokenizer import Tokenizer, Tokenizers
 from nmt.decoding.beam import beam_search
-from nmt.decoding.constraints import met
+from nmt.decoding.constraints import used
 from nmt.decoding.engine import check_nbest
 from nmt.decoding.ensemble import Ensemble
 from nmt.decoding.hypothesis import Hypothesis
@@ -143,7 +143,7 @@ class TorchEngine:
                     how["sources"] = [replace(sources[row], use=()) for row in wishes]
                     others = beam_search(model, tokens[again], mask[again], **how)
                     for row, one in zip(wishes, others, strict=True):
-                        found[row] = _best_of(sources[row], found[row], one, nbest)
+                        found[row] = _best_of(sources[row], found[row], one, nbest, tokenizer)
                 return found
         except RuntimeError as error:
             if is_out_of_memory(error) and self.device.type == "cuda":
@@ -151,11 +151,13 @@ class TorchEngine:
             raise
 
 
-def _best_of(source: Source, constrained: list[Hypothesis], free: list[Hypothesis], nbest: int) -> list[Hypothesis]:
+def _best_of(
+    source: Source, constrained: list[Hypothesis], free: list[Hypothesis], nbest: int, tokenizer: Tokenizer
+) -> list[Hypothesis]:
     """The best of a search for phrases, and of those of a free one that miss no more; fewest missing come first."""
 
     def missing(one: Hypothesis) -> int:
-        return met(one.tokens, source.use, source.continuing).count(False)
+        return used(tokenizer, one.tokens, source.use).count(False)
 
     known = {one.tokens for one in constrained}
     fewest = min(map(missing, constrained))

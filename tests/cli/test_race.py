@@ -48,6 +48,13 @@ def test_the_test_set_is_scored_if_asked_for(
     (tmp_path / "none.toml").write_text(without.model_copy(update={"data": data}).to_toml())
     assert main(["race", str(tmp_path / "none.toml"), "--budget", "1s", "--test", "--out", str(tmp_path / "no")]) == 2
     assert "none: has no data.test, which --test asks for" in capsys.readouterr().err
+    for side in ("en", "fr"):
+        (tmp_path / f"empty.{side}").write_text("")
+    empty = {"source": str(tmp_path / "empty.en"), "target": str(tmp_path / "empty.fr")}
+    setting = f"data.test={{source={empty['source']!r}, target={empty['target']!r}}}"
+    assert main(["race", files[0], "--budget", "1h", "--test", "--out", str(tmp_path / "no"), "--set", setting]) == 3
+    assert "there are no sentence pairs in it" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
     assert not (tmp_path / "no").exists()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nmt.decoding.constraints import Candidate, Phrases, met
+from nmt.decoding.constraints import Candidate, Phrases, met, standing
 from nmt.decoding.constraints import writable as may_be_written
 from nmt.decoding.request import Source
 from nmt.errors import ConfigError
@@ -46,6 +46,24 @@ def test_which_phrases_are_met_by_hand() -> None:
     assert met((4, 5), ((4, 5, 6),)) == (False,)
     assert met((4, 5, 9, 4, 5, 8), ((4, 5),), {9}) == (True,)
     assert met((4, 5, 9, 4, 5, 8), ((4, 5),), {8, 9}) == (False,)  # a longer word both times
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases", "expected"),
+    [
+        ("l'homme dort .", ["homme", "dort"], [True, True]),  # behind an apostrophe there is no space
+        ("le ({nom}) dort", ["{nom}", "{nom}"], [True, False]),
+        ("我的房子很大。", ["房子", "大"], [True, True]),  # words without spaces
+        ("das Schlosshaus", ["haus", "Schloss"], [False, False]),  # parts of a longer word
+        ("Haus Hausarzt", ["Haus", "Haus"], [True, False]),
+        ("%d of %d", ["%d", "%d", "%d"], [True, True, False]),
+        ("的USB", ["USB"], [True]),
+        ("aa-aa", ["aa", "", "a"], [True, True, False]),
+        ("", ["a", ""], [False, True]),
+    ],
+)
+def test_which_phrases_stand_in_a_text(text: str, phrases: list[str], expected: list[bool]) -> None:
+    assert list(standing(text, phrases)) == expected
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -24,6 +24,8 @@ TERMS = {
     "Donaudampf": "Danube steam",
     "rock'n'roll": "le rock",
     "ភាសា ខ្មែរ": "khmer",
+    "istanbul": "Istanbul",
+    "\u0131l\u0131k": "warm",
 }
 
 
@@ -51,6 +53,7 @@ TERMS = {
         ("der Donau\u00addampf", ["Danube steam"]),
         ("rock\u2019n\u2019roll and e\u2011mail", ["le rock", "le courriel"]),  # apostrophes and hyphens of all kinds
         ("the \uff35\uff33", ["les États-Unis"]),
+        ("\u0130stanbul Il\u0131k", ["Istanbul", "warm"]),  # Turkish capitals
         ("ភាសា\u200bខ្មែរ", ["khmer"]),
         ("", []),
     ],
@@ -81,7 +84,7 @@ def test_a_file_has_a_term_a_line(tmp_path: Path) -> None:
     ("keep", "text", "expected"),
     [
         (r"https?://\S+", "a house at https://house.org/house", ["https://house.org/house", "la maison"]),
-        (r"\{\w+\}|%s", "{house}: %s, {US}, %s", ["{house}", "%s", "{US}"]),  # each once
+        (r"\{\w+\}|%s", "{house}: %s, {US}, %s", ["{house}", "%s", "{US}", "%s"]),  # as often as it is there
         (r"\{\w+\}", "green {x} house", ["{x}", "la maison"]),  # no term goes on behind it
         (r"[A-Z]{2,}", "HOUSE house", ["HOUSE", "la maison"]),
         (r"\d+  \w+", "12  km", ["12 km"]),

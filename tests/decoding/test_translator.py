@@ -24,7 +24,7 @@ from nmt.decoding import lines as lines_module
 from nmt.decoding import torch_engine
 from nmt.decoding import translator as module
 from nmt.decoding.beam import beam_search
-from nmt.decoding.constraints import met
+from nmt.decoding.constraints import met, used
 from nmt.decoding.glossary import Glossary
 from nmt.decoding.hypothesis import Hypothesis
 from nmt.decoding.lines import Counts, Lines, Part
@@ -316,10 +316,47 @@ def test_what_a_glossary_asks_for_is_asked_of_the_part_that_has_the_term(of_shor
     assert sampled.text.count("le loup") + len(sampled.unmet[0]) == 2
 
 
-def test_a_phrase_that_the_request_has_is_not_asked_for_twice(translator: Translator) -> None:
-    wish = Request("a dog", use=("le loup",), glossary=Glossary({"dog": "le  loup"}))
-    (found,) = translator.translate([wish], beam=8, max_extra=9)
-    assert found.text.count("le loup") == 1
+@pytest.mark.parametrize("spelt", ["le  loup", "le loup ", "l\uff45 loup"])
+def test_a_phrase_that_the_request_has_is_not_asked_for_twice(translator: Translator, spelt: str) -> None:
+    """Nor is one that is spelt otherwise and has the same pieces."""
+    for wish in (
+        Request("a dog", use=(spelt,), glossary=Glossary({"dog": "le loup"})),
+        Request("a dog cat", glossary=Glossary({"dog": "le loup", "cat": spelt})),
+    ):
+        (found,) = translator.translate([wish], beam=8, max_extra=9)
+        assert found.text.count("le loup") == 1
+        assert found.unmet == ((),)
+
+
+def test_what_is_kept_stands_as_often_as_in_the_source(translator: Translator) -> None:
+    lines = [Request(text, use=use, glossary=Glossary(keep="le")) for text, use in (("le le", ()), ("le le", ("le",)))]
+    for found in translator.translate(lines, beam=8, max_extra=9):
+        assert len(re.findall(r"\ble\b", found.text)) == 2
+        assert found.unmet == ((),)
+    (sampled,) = translator.translate(lines[:1], sampling=True, temperature=0.01)
+    assert min(2, len(re.findall(r"\ble\b", sampled.text))) + len(sampled.unmet[0]) == 2
+
+
+@pytest.mark.parametrize(("word", "is_asked"), [("dogs", False), ("dog", True)])
+def test_a_word_that_is_cut_is_no_term(translator: Translator, tokenizer: Tokenizer, word: str, is_asked: bool) -> None:
+    translator.longest_source = len(tokenizer.encode("a dog")) + 1  # of "dogs" the end is not read
+    (found,) = translator.translate([Request(f"a {word} sleeps", glossary=Glossary({"dog": "le"}))], on_long="cut")
+    assert found.source_pieces[-1].endswith("g")
+    assert bool(found.unmet) == is_asked
+
+
+def test_a_phrase_is_used_in_whatever_pieces_it_is_written(tokenizer: Tokenizer) -> None:
+    encode = tokenizer.encode
+    for text in ("the lion sleeps", "(lion)", "l'lion", "lionlion"):
+        assert used(tokenizer, encode(text), [encode("lion")]) == (text != "lionlion",)
+    assert not met(encode("(lion)"), [encode("lion")])[0]  # whose pieces are others
+
+
+def test_a_free_translation_that_has_the_phrase_in_other_pieces_counts(tokenizer: Tokenizer) -> None:
+    texts = {"( lion )": -2.0, "(lion)": -1.0}
+    spelt = [Hypothesis(tuple(tokenizer.encode(text)), score, score) for text, score in texts.items()]
+    source = Source((), use=(tuple(tokenizer.encode("lion")),), continuing=tokenizer.continuing)
+    assert torch_engine._best_of(source, spelt[:1], spelt[1:], 1, tokenizer) == spelt[1:]
 
 
 def test_a_piece_of_which_nothing_is_seen_belongs_to_a_word_that_is_there(tokenizer: Tokenizer) -> None:
