@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nmt.config import DataConfig
 from nmt.data.corpus import Chunk, Pair, describe, read_chunks, read_pairs
 from nmt.data.ragged import Numbers
+from nmt.errors import ConfigError
 
 __all__ = [
     "REASONS",
@@ -183,9 +184,17 @@ class Overlap:
 
 
 class HeldOutLines:
-    """The lines of the validation and test sets, by side; blank ones are nobody's. Raises DataError as readers do."""
+    """The lines of the validation and test sets, by side; blank ones are nobody's.
+
+    Raises ConfigError where there is neither set, DataError as readers do.
+    """
 
     def __init__(self, data: DataConfig) -> None:
+        if data.valid is None and data.test is None:
+            raise ConfigError(
+                "data.drop_held_out: there is no data.valid and no data.test with lines to be left out: name one, "
+                "or leave it out"
+            )
         pairs = [pair for corpus in (data.valid, data.test) if corpus is not None for pair in read_pairs(corpus)]
         self.sources = frozenset(pair.source for pair in pairs if not is_blank(pair.source))
         self.targets = frozenset(pair.target for pair in pairs if not is_blank(pair.target))

@@ -38,7 +38,8 @@ class Prepared:
 class Preparer:
     """Tokenises chunks by a recipe's tokenizers and finds what its filters ask for.
 
-    Raises DataError where they ask for the lines of held-out sets, and these cannot be read.
+    Where they ask for the lines of held-out sets: raises ConfigError where there are none, DataError where they cannot
+    be read.
     """
 
     def __init__(self, data: DataConfig, tokenizers: Tokenizers) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from nmt.config import DataConfig, TextCorpus
 from nmt.data.filters import Filters, HashSet, HeldOutLines, Reasons, find_overlaps, hash_texts, is_blank, judge
+from nmt.errors import ConfigError
 
 
 def reasons(data: DataConfig, *lengths: tuple[int, int]) -> Reasons:
@@ -110,6 +111,11 @@ def test_pairs_that_share_a_line_with_a_held_out_set_are_dropped(tmp_path: Path)
     assert filters.keep(6, judged).tolist() == [False, False, False, True, False, False]
     assert filters.report.dropped == {"blank": 1, "duplicate": 0, "held_out": 4, "length": 0, "ratio": 0}
     assert "dropped 1 with a blank side, 4 sharing a line with data.valid or data.test" in filters.report.text()
+
+
+def test_there_is_something_to_leave_out_the_lines_of() -> None:
+    with pytest.raises(ConfigError, match=r"data\.drop_held_out: there is no data\.valid and no data\.test"):
+        HeldOutLines(DataConfig(drop_held_out=True))
 
 
 @pytest.mark.parametrize("held_out", [False, True])
