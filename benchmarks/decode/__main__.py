@@ -30,7 +30,7 @@ from nmt.checkpoint import Run
 from nmt.config import ModelConfig, TransformerDecoder, TransformerEncoder
 from nmt.data.synthetic import write_corpus
 from nmt.data.text import read_lines
-from nmt.layers.packing import has_fbgemm, multiplies_bfloat16
+from nmt.layers.packing import gains_by_bfloat16, has_fbgemm
 from nmt.memory import keep_freed_memory
 from nmt.models import Seq2Seq, build
 
@@ -177,7 +177,7 @@ def _type(entry: Entry) -> str:
 def _entries(task: Task, path: Path, told: argparse.Namespace) -> Iterator[contextlib.AbstractContextManager[Entry]]:
     """Ours in each type, then the peers in each of theirs."""
     processor = torch.device("cpu")
-    narrow = "bfloat16" if multiplies_bfloat16(processor) else "int8"
+    narrow = "bfloat16" if gains_by_bfloat16(processor) else "int8"
     for dtype in ("float32", "float16", narrow) if has_fbgemm(processor) else ("float32", "bfloat16"):
         yield _entry("nmt", Path(sys.executable), dtype, path, told)
     theirs = told.peers / "bin" / "python" if told.peers else None

@@ -19,6 +19,7 @@ import os
 import re
 import stat
 import sys
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ __all__ = [
     "decode_block",
     "decode_lines",
     "decompressed",
+    "in_word",
     "open_binary",
     "read_blocks",
     "read_lines",
@@ -57,6 +59,13 @@ UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u312f\u31a0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 """Thai, Lao, Burmese, Khmer, kana and Chinese characters: words stand without spaces."""
+
+
+def in_word(character: str) -> bool:
+    """Whether it is a letter, a digit or a mark on one, of a script that parts words by spaces."""
+    is_part = character.isalnum() or (character != "" and unicodedata.category(character)[0] == "M")
+    return is_part and not UNSPACED.match(character)
+
 
 _MARK = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import sentencepiece
 
-from nmt.data.text import UNSPACED
+from nmt.data.text import in_word
 from nmt.errors import CheckpointError, ConfigError, DataError, NmtError
 from nmt.files import written_whole
 
@@ -206,7 +206,7 @@ class Tokenizer:
             if byte := _BYTE.fullmatch(piece):
                 value = int(byte[1], 16)
                 return chr(value).isalnum() if value < 0x80 else 0xC3 <= value <= 0xDF
-            return piece[:1].isalnum() and not UNSPACED.match(piece)
+            return in_word(piece[:1])
 
         return frozenset(number for number, piece in enumerate(self.pieces(range(len(self)))) if goes_on(piece))
 

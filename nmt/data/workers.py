@@ -28,7 +28,7 @@ from nmt.data.corpus import Chunk
 from nmt.data.preparing import Prepared, Preparer
 from nmt.data.ragged import Ragged
 from nmt.data.tokenizer import Tokenizer, Tokenizers
-from nmt.errors import DataError, NmtError
+from nmt.errors import ConfigError, DataError, NmtError
 
 __all__ = ["Workers", "processors", "serve"]
 
@@ -122,8 +122,9 @@ class Workers:
         finally:
             self._free.put(process)
         if "error" in head:
-            if head["error"] == DataError.__name__:
-                raise DataError(head["message"])
+            for kind in (ConfigError, DataError):
+                if head["error"] == kind.__name__:
+                    raise kind(head["message"])
             raise NmtError(f"a process that was preparing pairs failed: {head['error']}: {head['message']}")
         return _prepared(head["read"], arrays)
 

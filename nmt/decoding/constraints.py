@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nmt.data.text import UNSPACED
+from nmt.data.text import in_word
 from nmt.data.tokenizer import Tokenizer
 
 __all__ = ["Candidate", "Choice", "Phrases", "met", "standing", "used", "writable"]
@@ -81,14 +81,15 @@ def standing(text: str, phrases: Sequence[str]) -> tuple[bool, ...]:
     """Which phrases stand in a text, in whatever pieces; of n equal ones the first do, as often as it is there.
 
     Behind a bracket, an apostrophe or, where words are written without spaces, another word a phrase is spelt in other
-    pieces than behind a space. No letter or digit stands next to it that would make it part of a longer word.
+    pieces than behind a space. Where it begins or ends with a letter or a digit, no other one stands next to that.
     """
     left: Counter[str] = Counter()
     for phrase in filter(None, set(phrases)):
         start = 0
         while (found := text.find(phrase, start)) >= 0:
             end = found + len(phrase)
-            longer = _in_word(text[end : end + 1]) or (found and _in_word(text[found - 1]) and _in_word(phrase[0]))
+            borders = [text[end - 1 : end + 1], text[found - 1 : found + 1] if found else ""]
+            longer = any(len(pair) == 2 and all(map(in_word, pair)) for pair in borders)
             left[phrase] += not longer
             start = found + 1 if longer else end
     answer = []
@@ -103,11 +104,6 @@ def used(tokenizer: Tokenizer, tokens: Sequence[int], use: Sequence[Sequence[int
     in_pieces = met(tokens, use, tokenizer.continuing)
     in_text = standing(tokenizer.decode(tokens), [tokenizer.decode(phrase) for phrase in use])
     return tuple(map(max, in_pieces, in_text))
-
-
-def _in_word(character: str) -> bool:
-    """Whether it is a letter or a digit, of a script that parts words by spaces."""
-    return character.isalnum() and not UNSPACED.match(character)
 
 
 def writable(

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from nmt.config import DecodingConfig
+from nmt.data.text import in_word
 from nmt.data.tokenizer import Tokenizers
 from nmt.decoding.constraints import used
 from nmt.decoding.hypothesis import Hypothesis
@@ -153,7 +154,8 @@ class Lines:
         tokens = whole.tokens[:limit]
         text = self.tokenizers.source.decode(tokens)
         if whole.tokens[limit:] and whole.tokens[limit] in self.tokenizers.source.continuing:
-            text = text[: -len(text.split()[-1])]  # half a word is no term
+            while text and in_word(text[-1]):  # half a word is no term
+                text = text[:-1]
         return replace(whole, source=Source(tokens), words=whole.words[:limit], text=text)
 
     def _split(self, line: str, whole: Part, words: bool) -> list[Part]:
@@ -263,11 +265,8 @@ class Lines:
 
     def _unmet(self, request: Request, parts: Sequence[Part], row: Sequence[Hypothesis]) -> tuple[str, ...]:
         """The phrases that a translation, of each part one, should have used and does not."""
-        wishes = [(part.terms, [*one.tokens]) for part, one in zip(parts, row, strict=True)]
-        if len(parts) == 1:
-            wishes = [((*request.use, *parts[0].terms), [*row[0].tokens])]
-        else:
-            wishes.insert(0, (tuple(request.use), [token for one in row for token in one.tokens]))
+        first = [*request.use, *parts[0].terms], [token for one in row for token in one.tokens]
+        wishes = [first, *(([*part.terms], [*one.tokens]) for part, one in zip(parts[1:], row[1:], strict=True))]
         target = self.tokenizers.target
         missing: list[str] = []
         for phrases, tokens in wishes:

@@ -55,7 +55,6 @@ def test_the_test_set_is_scored_if_asked_for(
     assert main(["race", files[0], "--budget", "1h", "--test", "--out", str(tmp_path / "no"), "--set", setting]) == 3
     assert "there are no sentence pairs in it" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
-    assert not (tmp_path / "no").exists()
 
 
 def test_what_cannot_be_raced_is_refused_in_a_line(

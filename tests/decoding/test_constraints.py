@@ -59,6 +59,9 @@ def test_which_phrases_are_met_by_hand() -> None:
         ("%d of %d", ["%d", "%d", "%d"], [True, True, False]),
         ("的USB", ["USB"], [True]),
         ("aa-aa", ["aa", "", "a"], [True, True, False]),
+        ("{width}px, 100%ig", ["{width}", "100%", "px"], [True, True, True]),
+        ("रामायण पढ़ो", ["राम", "पढ़ो"], [False, True]),  # marks are part of a word
+        ("cafe\u0301", ["cafe"], [False]),
         ("", ["a", ""], [False, True]),
     ],
 )
